@@ -72,6 +72,11 @@ _HALF_TURNED = {
 }
 _MAMBA = {"mamba_n_heads": 6, "mamba_d_head": 8, "mamba_n_groups": 3, "mamba_d_state": 5, "mamba_d_conv": 3}
 _MAMBA |= {"mamba_proj_bias": True}
+_FALCON_MAMBA = {key: value for key, value in _MAMBA.items() if key != "mamba_proj_bias"}
+_FALCON_MAMBA |= {"mamba_d_ssm": 48, "mamba_expand": 2, "embedding_multiplier": 3.0, "lm_head_multiplier": 0.3}
+_FALCON_MAMBA |= {"key_multiplier": 1.5, "attention_out_multiplier": 0.7, "ssm_in_multiplier": 1.3}
+_FALCON_MAMBA |= {"ssm_out_multiplier": 0.6, "ssm_multipliers": [0.8, 1.2, 1.4, 0.9, 1.1]}
+_FALCON_MAMBA |= {"mlp_multipliers": [1.6, 0.5]}
 _NEMOTRON = {k: v for k, v in _WIDE.items() if k not in ("num_hidden_layers", "rms_norm_eps")} | {
     "layer_norm_epsilon": 1e-2
 }
@@ -387,6 +392,25 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GQA
         | {"norm_eps": 1e-2, "layer_types": ["conv", "full_attention"], "conv_bias": True, "block_multiple_of": 8}
         | {"tie_word_embeddings": False},
+    ),
+    "lfm2_moe": (
+        "Lfm2MoeForCausalLM",
+        "Lfm2MoeConfig",
+        _GQA
+        | (_EXPERTS | {"num_experts": 5, "moe_intermediate_size": 16, "num_dense_layers": 1, "norm_eps": 1e-2})
+        | {"layer_types": ["full_attention", "conv"], "routed_scaling_factor": 1.7, "tie_word_embeddings": False},
+    ),
+    "falcon_h1": (
+        "FalconH1ForCausalLM",
+        "FalconH1Config",
+        {k: v for k, v in (_BIASED | _FALCON_MAMBA).items() if k != "head_dim"}
+        | {"projectors_bias": True, "mlp_bias": True},
+    ),
+    "falcon_h1-normed": (
+        "FalconH1ForCausalLM",
+        "FalconH1Config",
+        {k: v for k, v in (_WIDE | _FALCON_MAMBA).items() if k != "head_dim"}
+        | {"mamba_rms_norm": True, "mamba_norm_before_gate": False},
     ),
     "jamba": (
         "JambaForCausalLM",
@@ -724,14 +748,10 @@ OF_AUDIO = ("whisper", "speech_to_text")
 
 DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder" or name in OF_AUDIO]
 """Decoders that need the states of an encoder."""
-HYBRIDS = [
-    name
-    for name in ZOO
-    if not name.endswith("-full")
-    and name.partition("-")[0]
-    in ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "bamba", "granitemoehybrid", "nemotron_h")
-]
-"""The entries with mixers, whose forward pass on a text is not modelled."""
+_WITH_MIXERS = ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "lfm2_moe", "falcon_h1", "bamba")
+_WITH_MIXERS += ("granitemoehybrid", "nemotron_h")
+HYBRIDS = [name for name in ZOO if not name.endswith("-full") and name.partition("-")[0] in _WITH_MIXERS]
+"""The entries with mixers."""
 
 UNEVEN = [name for name in ZOO if name.startswith("gemma4")]
 """The entries whose layers differ in more than the lens, and what adds vectors to a text, know."""
@@ -759,6 +779,6 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
         for name, values in hf.named_buffers():
-            if name.endswith(("correction_bias", "final_logits_bias", "layer_scalar")):
+            if name.endswith(("correction_bias", "expert_bias", "final_logits_bias", "layer_scalar")):
                 values.copy_(0.3 * torch.randn(values.shape, generator=draw))
     return hf

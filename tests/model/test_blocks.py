@@ -13,13 +13,12 @@ from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zeropass.model.positions import adds_positions
-from zoo import DECODERS, HYBRIDS, OF_AUDIO, ZOO, tiny_model
+from zoo import DECODERS, OF_AUDIO, ZOO, tiny_model
 
 TOLERANCE = 1e-4
 LENGTH = 12
 FIRST = 2
 """The first token id of a text: RoBERTa gives id 1, its padding, no position."""
-NOT_RUN = [*DECODERS, *HYBRIDS]
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
@@ -35,7 +34,7 @@ def passed(model: Model, ids: Tensor) -> list[Tensor]:
     return states
 
 
-@pytest.fixture(params=sorted(set(ZOO) - set(NOT_RUN)))
+@pytest.fixture(params=sorted(set(ZOO) - set(DECODERS)))
 def family(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -22,10 +22,11 @@ from zeropass.arch.checks import check
 from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
+from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Site, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.blocks import Block, embedded, layer_embedding
 from zeropass.model.frames import Frames
+from zeropass.model.mixers import MixerState
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zeropass.model.positions import (
@@ -164,15 +165,15 @@ def norm(model: Model, name: str, layer: int, x: Tensor) -> Tensor:
     return apply_norm(x, model.family.norm, model.dims.eps, gain, shift)
 
 
-def added(model: Model, site: str, layer: int, x: Tensor, written: Tensor) -> Tensor:
+def added(model: Model, site: Site, layer: int, x: Tensor, written: Tensor) -> Tensor:
     """Return the stream after one half of a block has written."""
     if model.family.stream_normed:
         return norm(model, f"{site}_norm", layer, x + written)
     behind = f"{site}_post_norm"
-    return x + model.dims.residual_scale * (norm(model, behind, layer, written) if model.has(behind) else written)
+    return x + model.dims.written_scale(site) * (norm(model, behind, layer, written) if model.has(behind) else written)
 
 
-def read_at(case: Case, model: Model, site: str, layer: int) -> Tensor:
+def read_at(case: Case, model: Model, site: Site, layer: int) -> Tensor:
     """Return the stream that a site reads."""
     x = case.text.states(layer)
     if site in ("attn", "mixer") or model.family.parallel:
@@ -430,20 +431,20 @@ def embedding_error(case: Case, model: Model, layer: int) -> float:
 
 
 def mixer_error(case: Case, model: Model, layer: int) -> float:
-    """Compare what a mixer takes from the stream, what it writes, and what it does to a token alone."""
+    """Compare what a mixer takes from the stream, what it writes, and what it makes of a text."""
     if not case.model.dims.has_site("mixer", layer):
         return 0.0
     tensors = [what for what in MIXER_INPUTS if what in case.model.layout.tensors]
     true = []
     for what in tensors:
         index = row_index(case.model.layout.tensors[what], what, case.model.dims)
-        given = case.text.gave(what, layer)
+        given = case.text.gave(what, layer) / getattr(case.hf.config, "ssm_in_multiplier", 1.0)
         true.append(given if index is None else given[..., index])
     worst = error(read(model, "mixer_in", layer, case.text.states(layer)), torch.cat(true, -1))
     took, gave = case.text.took("mixer_out", layer), case.text.gave("mixer_out", layer)
     written = took @ vector_set(model, layer, "mixer_out").vectors + bias_of(model, "mixer_bias", layer)
-    alone = Block(model, layer).mixed_alone(norm(model, "mixer_norm", layer, case.alone.states(layer)[:, 0]))
-    return max(worst, error(written, gave), error(alone, case.alone.gave("mixer_out", layer)[:, 0]))
+    text = Block(model, layer)._mix(norm(model, "mixer_norm", layer, case.text.states(layer)), MixerState(), None)
+    return max(worst, error(written, gave), error(text, gave))
 
 
 def final_error(case: Case, model: Model, _layer: int = 0) -> float:
@@ -693,6 +694,12 @@ SPOILS: dict[str, Spoil] = {
     "inputs of a mixer swapped": swapped("mixer_in_update", "mixer_in_decay"),
     "inputs of a mixer joined": ungrouped,
     "no gain inside a mixer": without("inner_gain"),
+    "no bias of a mixer's convolution": without("inner_conv_bias"),
+    "decay and steps of a mixer swapped": swapped("inner_decay", "inner_step"),
+    "skips and steps of a mixer swapped": swapped("inner_skip", "inner_step"),
+    "no least step": lambda m: (
+        with_dims(m, mixer=replace(m.dims.mixer, least_step=0.0)) if m.dims.mixer and m.dims.mixer.least_step else None
+    ),
     "no output gates": no_gates,
     "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
@@ -780,6 +787,11 @@ SPOILS: dict[str, Spoil] = {
     # a norm behind the embedding makes its scale invisible
     "no embedding scale": lambda m: None if m.has("embed_norm") else other_constant("embed_scale", 1.0)(m),
     "no residual scale": other_constant("residual_scale", 1.0),
+    "no scales of parts": other_constant("site_scales", {}),
+    "no scale of gates": other_constant("gate_scale", 1.0),
+    "no scales of a mixer's inputs": lambda m: (
+        with_dims(m, mixer=replace(m.dims.mixer, scales=())) if m.dims.mixer and m.dims.mixer.scales else None
+    ),
     "no logit scale": other_constant("logit_scale", 1.0),
     "all layers rotated": other_constant("unrotated", ()),
     "activation": lambda m: with_dims(m, activation="relu" if m.dims.activation != "relu" else "silu"),

@@ -1,4 +1,4 @@
-"""Hybrids: layers lack some roles, and what needs the mixers on a text is refused by name."""
+"""Hybrids: layers lack some roles, mixers and output gates are read by address, and a lens goes through them."""
 
 import json
 from collections.abc import Callable
@@ -13,8 +13,7 @@ import zeropass as zp
 from multimodal import MULTIMODAL, save_as_in_memory
 from small import one_thread
 from tiny import edit, error, save
-from zeropass.errors import BadAddress, BadModel, BadOption, CannotRun, UnknownFamily
-from zeropass.model.blocks import require_forward
+from zeropass.errors import BadAddress, BadModel, BadOption, UnknownFamily
 from zeropass.model.vectors import roles_at
 from zoo import HYBRIDS, ZOO, drawn, tiny_model
 
@@ -70,14 +69,14 @@ def test_a_mixer_and_an_output_gate_are_read_by_address(opened: Callable[[str], 
 
 
 @pytest.mark.parametrize("name", HYBRIDS)
-def test_what_needs_the_mixers_on_a_text_is_refused(name: str, opened: Callable[[str], zp.Model]) -> None:
+def test_a_hybrid_has_a_lens_and_is_not_aligned(name: str, opened: Callable[[str], zp.Model]) -> None:
     model = opened(name)
-    with pytest.raises(CannotRun, match=f"the mixer of layer {model.dims.mixer_layers[0]} makes of a text"):
-        require_forward(model)
-    with pytest.raises(CannotRun, match="mixer of layer"):
-        zp.calibrate(model)
-    with pytest.raises(BadOption, match="lacks attention or an MLP"):
-        zp.pair_of(model, model)
+    lens = zp.load(model, lens=zp.calibrate(model, tokens=256))
+    written = lens.explain(f"L{model.dims.mixer_layers[0]}.mixer.out.3")
+    assert [record.frame for record in written] == ["distinctive", "effect"]
+    if model.dims.no_attention or model.dims.no_mlp:
+        with pytest.raises(BadOption, match="lacks attention or an MLP"):
+            zp.pair_of(model, model)
 
 
 def test_a_difference_of_hybrids_has_their_mixers(opened: Callable[[str], zp.Model], tmp_path: Path) -> None:
@@ -90,27 +89,32 @@ def test_a_difference_of_hybrids_has_their_mixers(opened: Callable[[str], zp.Mod
     with one_thread():
         difference = zp.compare(base, str(save(hf, tmp_path / "tuned")))
     assert {(matrix.layer, matrix.role) for matrix in difference.matrices} == {(0, "mixer_out"), (1, "g")}
-    assert [table.name for table in difference.tables if not table.read] == ["layers.0.linear_attn.A_log"]
+    assert [table.name for table in difference.tables] == ["L0 inner_decay"]
+
+
+_QWEN_LAYERS = ["linear_attention", "sliding_attention"]
 
 
 @pytest.mark.parametrize(
-    ("config", "message"),
+    ("name", "config", "message"),
     [
-        ({"layer_types": ["linear_attention", "sliding_attention"]}, "layer_types must name the kind of each"),
-        ({"layer_types": ["linear_attention"]}, "of each of the 2 layers"),
-        ({"linear_num_key_heads": 4}, "4 groups of 6 heads"),
-        ({"linear_value_head_dim": 6}, "the configuration asks for"),
+        ("qwen3_5", {"layer_types": _QWEN_LAYERS}, "layer_types must name the kind of each"),
+        ("qwen3_5", {"layer_types": _QWEN_LAYERS[:1]}, "of each of the 2 layers"),
+        ("qwen3_5", {"linear_num_key_heads": 4}, "4 groups of 6 heads"),
+        ("qwen3_5", {"linear_value_head_dim": 6}, "the configuration asks for"),
+        ("falcon_h1", {"mamba_d_ssm": 40}, "mamba_d_ssm is 40; it must be 6 heads of 8"),
+        ("falcon_h1", {"ssm_multipliers": [1.0, 2.0]}, "ssm_multipliers is .*; it must have 5 numbers"),
+        ("falcon_h1", {"mlp_multipliers": [1.0, -2.0]}, "must be a positive number"),
+        ("falcon_h1", {"attention_in_multiplier": 2.0}, "attention_in_multiplier is 2.0"),
+        ("falcon_h1-normed", {"mamba_norm_before_gate": True}, "variant of falcon_h1 that is not known"),
     ],
 )
-def test_a_configuration_that_cannot_be_is_refused(config: dict[str, Any], message: str, tmp_path: Path) -> None:
-    folder = edit(save(tiny_model("qwen3_5"), tmp_path / "model"), config=config)
+def test_a_configuration_that_cannot_be_is_refused(
+    name: str, config: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = edit(save(tiny_model(name), tmp_path / "model"), config=config)
     with pytest.raises((BadModel, UnknownFamily), match=message):
         zp.open_model(str(folder))
-
-
-def test_output_gates_have_no_lens(opened: Callable[[str], zp.Model]) -> None:
-    with pytest.raises(CannotRun, match="output gates of heads"):
-        zp.calibrate(opened("qwen3_5-full"))
 
 
 @pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe"])

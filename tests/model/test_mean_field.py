@@ -1,5 +1,6 @@
 """The closed Jacobians of `mean_field` are those of autograd wherever means are over one state, in every family."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,13 @@ from torch import Tensor
 from tiny import TOKENS, error, save
 from zeropass.model.blocks import ACTIVATIONS, Block, embedded
 from zeropass.model.mean_field import BlockMeans, final_slope, slope
+from zeropass.model.mixers import MixerState, mixed, mixed_with_slopes
 from zeropass.model.opening import open_model
 from zeropass.numerics.projection import normed
-from zoo import DECODERS, HYBRIDS, UNEVEN, ZOO, tiny_model
+from zoo import DECODERS, UNEVEN, ZOO, tiny_model
 
 TOLERANCE = 1e-4
-FAMILIES = sorted({*ZOO} - {*DECODERS, *HYBRIDS, *UNEVEN, "qwen3_5-full"})
+FAMILIES = sorted({*ZOO} - {*DECODERS, *UNEVEN})
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
@@ -31,14 +33,40 @@ class Fixed(Block):
         return self.share
 
 
-def fixed_pass(block: Fixed, diagonal: Tensor, others: Tensor, x: Tensor) -> Tensor:
-    """Pass one state (d,) through a block in which it attends to itself with given weights (heads,)."""
+def fixed_pass(block: Fixed, diagonal: Tensor, others: Tensor, state: MixerState, x: Tensor) -> Tensor:
+    """Pass one state (d,) through a block in which it attends to itself with given weights (heads,).
+
+    A mixer goes on from a state, and a gradient takes the path through its channels (`mixers`).
+    """
 
     def attend(y: Tensor) -> Tensor:
         values = block._of_queries(block._values(y)).reshape(len(diagonal), -1)
-        return block._written((diagonal[:, None] * values + others).flatten()[None], "o")
+        mixed = (diagonal[:, None] * values + others).flatten()[None]
+        return block._written(block._let_through(mixed, y, None), "o")
 
-    return block._run(x[None], {"attn": attend}, None, {}, None)[0]
+    def mix(y: Tensor) -> Tensor:
+        return block._mix(y[None], replace(state), None)[0]
+
+    return block._run(x[None], {"attn": attend, "mixer": mix}, None, {}, None)[0]
+
+
+@torch.no_grad()
+def attention(block: Fixed, seen: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Return the attention of the second token to itself, by head, and what heads attended to at the first."""
+    q, k = (block.heads(seen[f"rotated.{role}"], role) for role in "qk")
+    diagonal = block.weights(q, k, torch.arange(2))[0, :, 1, 1]
+    values = block._of_queries(block._values(seen["attn"][:, 1])).reshape(len(diagonal), -1)
+    mixed = seen.get("attended", seen["o.in"])[0, 1].reshape(len(diagonal), -1)
+    return diagonal, mixed - diagonal[:, None] * values
+
+
+@torch.no_grad()
+def first_state(block: Fixed, seen: dict[str, Tensor]) -> MixerState:
+    """Return what a mixer keeps of the first token."""
+    state = MixerState()
+    if "mixer" in seen:
+        block._mix(seen["mixer"][:, :1], state, None)
+    return state
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -59,17 +87,33 @@ def test_the_jacobian_of_one_state_is_that_of_autograd(family: str, tmp_path: Pa
 
         with torch.no_grad():
             following = Block(model, layer)(states, record=record)
-        diagonal = means._means["diagonal"].value
         block.__dict__["share"] = seen["router"][:, 1] if "router" in seen else torch.ones(())
-        values = block._of_queries(block._values(seen["attn"][:, 1])).reshape(len(diagonal), -1)
-        others = seen["o.in"][0, 1].reshape(len(diagonal), -1) - diagonal[:, None] * values
+        fixed = (*(attention(block, seen) if "o.in" in seen else (torch.empty(0),) * 2), first_state(block, seen))
         state = states[0, 1].clone()
-        passed = fixed_pass(block, diagonal, others, state)
+        passed = fixed_pass(block, *fixed, state)
         assert error(passed, following[0, 1]) < TOLERANCE
-        true = torch.autograd.functional.jacobian(lambda x: fixed_pass(block, diagonal, others, x), state)  # noqa: B023
+        true = torch.autograd.functional.jacobian(lambda x: fixed_pass(block, *fixed, x), state)  # noqa: B023
         whole = means.jacobians().whole(torch.eye(model.dims.d))
         assert error(whole.T, true) < TOLERANCE, layer
         states = following
+
+
+@pytest.mark.parametrize("name", ["qwen3_5", "lfm2", "bamba", "jamba"])
+@torch.no_grad()
+def test_slopes_of_a_mixer_are_those_of_differences(name: str, tmp_path: Path) -> None:
+    """An input of a channel, changed at one position: with an eps this large, lengths in norms are constants."""
+    model = open_model(str(save(tiny_model(name), tmp_path / name)))
+    model, step = replace(model, dims=replace(model.dims, eps=1e5)), 1e-2
+    rows = model.rows("mixer_in")
+    inputs = torch.randn(1, 4, rows, generator=torch.Generator().manual_seed(5))
+    _, slopes = mixed_with_slopes(model, 0, inputs, MixerState())
+    changed = inputs.repeat(2 * rows, 1, 1)
+    changed[:, -1] += step * torch.cat((torch.eye(rows), -torch.eye(rows)))
+    above, below = mixed(model, 0, changed, MixerState())[:, -1].chunk(2)
+    true, reached = (above - below).sum(-1) / (2 * step), slopes[0, -1] != 0
+    assert error(slopes[0, -1, reached], true[reached]) < 1e-2
+    parts = {"delta": 2, "convolution": 3, "mamba2": 2, "mamba": 2}[model.family.mixer or ""]
+    assert int(reached.sum()) == parts * model.rows("mixer_out")
 
 
 @pytest.mark.parametrize("norm", ["gpt2", "llama"])

@@ -24,6 +24,9 @@ _LAYER_ALLOWANCE = 200
 _COUNT_ALLOWANCE = 10**6
 """The largest number of layers that a configuration may count."""
 
+_SCALES = {"mlp_scales": 2, "mixer_scales": 5}
+"""Lists of factors: of the gates of an MLP and of what it writes, and of the parts of the inputs of Mamba 2."""
+
 _REQUIRED = ("layers", "d", "heads", "kv_heads")
 
 
@@ -126,6 +129,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         logit_cap=reader.number("logit_cap"),
         embed_scale=d**0.5 if embed_scaled else reader.number("embed_scale") or 1.0,
         residual_scale=_residual_scale(reader, sizes["layers"]),
+        site_scales=_site_scales(reader),
+        gate_scale=(reader.numbers("mlp_scales") or (1.0,))[0],
         router_normed=family.router_normed or bool(reader.value("router_normed")),
         growth=reader.growth(),
         clip=reader.number("clip"),
@@ -170,12 +175,16 @@ def _adjusted(reader: "_Reader", neurons: int) -> int:
 def _mixer(reader: "_Reader", d: int) -> Mixer:
     """Return the sizes of the mixers; raise BadModel for groups that cannot be."""
     heads, groups = reader.size("mixer_heads") or 1, reader.size("mixer_groups") or 1
-    if reader.value("mixer_width") in (None, "auto"):
-        width = (reader.size("mixer_expansion") or 1) * d // heads
-    else:
-        width = reader.size("mixer_width") or 0
+    inner = reader.size("mixer_inner") or (reader.size("mixer_expansion") or 1) * d
+    automatic = reader.value("mixer_width") in (None, "auto")
+    width = inner // heads if automatic else reader.size("mixer_width") or 0
     if heads % groups or not width:
         raise BadModel(f"{reader.files.place}: {groups} groups of {heads} heads of {width} of the mixers cannot be.")
+    if "mixer_inner" in reader.layout.config and heads * width != inner:
+        raise BadModel(
+            f"{reader.files.place}: {reader.keys('mixer_inner')} is {inner}; it must be {heads} heads of {width}."
+        )
+    scales = tuple((reader.number("mixer_in_scale") or 1.0) * scale for scale in reader.numbers("mixer_scales"))
     mixer = Mixer(
         heads=heads,
         width=width,
@@ -184,6 +193,7 @@ def _mixer(reader: "_Reader", d: int) -> Mixer:
         kernel=reader.size("mixer_kernel") or 1,
         rank=-(-d // 16) if reader.value("mixer_rank") == "auto" else reader.size("mixer_rank") or 0,
         least_step=reader.number("mixer_least_step") or 0.0,
+        scales=() if {*scales} == {1.0} else scales,
     )
     rows = {what: sum(map(mixer.size, stored.sizes)) for what, stored in reader.layout.tensors.items() if stored.sizes}
     return replace(mixer, rows=rows)
@@ -242,13 +252,21 @@ def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
     if family.unscaled:
         return 1.0
     terms = reader.number("attention_terms") or 1.0
-    return reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5
+    of_keys = reader.number("key_scale") or 1.0
+    return of_keys * (reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5)
 
 
 def _residual_scale(reader: "_Reader", layers: int) -> float:
     """Return the factor of what blocks write: a stated one, or a depth over the root of the number of layers."""
     depth = reader.number("residual_depth")
     return reader.number("residual_scale") or (1.0 if depth is None else depth * float(layers**-0.5))
+
+
+def _site_scales(reader: "_Reader") -> dict[str, float]:
+    """Return the stated factors of what single parts of a layer write; an MLP states that of its gates before it."""
+    stated = {site: reader.number(f"{site}_scale") for site in ("attn", "mixer")}
+    stated["ff"] = next(iter(reader.numbers("mlp_scales")[1:]), None)
+    return {site: scale for site, scale in stated.items() if scale not in (None, 1.0)}
 
 
 def _logit_scale(reader: "_Reader", family: Family, d: int) -> float:
@@ -302,6 +320,17 @@ class _Reader:
         """Return a positive number; None if there is none."""
         value = self.value(name)
         return None if value is None else _positive_number(self.files, self.keys(name), value)
+
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """Return a list of positive numbers, as many as `_SCALES` says; an empty one if there is none."""
+        values = self.value(name)
+        if values is None:
+            return ()
+        if not isinstance(values, Sequence) or len(values) != _SCALES[name]:
+            raise BadModel(
+                f"{self.files.place}: {self.keys(name)} is {values!r}; it must have {_SCALES[name]} numbers."
+            )
+        return tuple(_positive_number(self.files, self.keys(name), value) for value in values)
 
     def count(self, name: str) -> int:
         """Return a whole number that is not negative; 0 if there is none."""

@@ -216,7 +216,7 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     if family.mixer:
         yield (
             f"layers with a {MIXERS[family.mixer]}: its projections from the stream and into it are read; what lies "
-            "between depends on the tokens before, and is computed for a token alone only"
+            "between depends on the tokens before and has no words"
         )
     if family.gated:
         yield "output gates of heads: their columns are read (g); maps leave them out"

@@ -135,6 +135,8 @@ def _inner_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
     mixer = dims.mixer
     assert mixer is not None  # a record with such a tensor has a mixer
     columns = {"inner_conv": (1, mixer.kernel), "inner_down": (mixer.size("inner"),), "inner_up": (mixer.rank,)}
+    if mixer.rank:  # Mamba, in which each coordinate of the state decays by itself
+        columns["inner_decay"] = (mixer.state,)
     return (mixer.rows[what], *columns.get(what, ()))
 
 

@@ -24,7 +24,7 @@ MapRole = Literal["qk", "vo", "ov", "cross_qk", "cross_vo", "cross_ov"]
 ROUTER = "router"
 """The role of the rows that choose the experts for a token."""
 
-READ_ROLES = ("gate", "up", "key", "q", "k", "v")
+READ_ROLES = ("gate", "up", "key", "q", "k", "v", "mixer_in")
 WRITE_ROLES = ("value", "o", "cross_o", "mixer_out", "ple_out")
 FF_ROLES = ("gate", "up", "key", "value")
 SELF_ROLES = ("q", "k", "v", "o")
@@ -494,6 +494,8 @@ class Mixer:
         kernel: Number of tokens that the convolution covers.
         rank: Number of coordinates from which the steps of a state-space model are made.
         least_step: The smallest step of a state-space model.
+        scales: The factor of each part of the inputs, in the order of ``sizes`` of the projection; none where all are
+            one.
         rows: Number of rows of each canonical tensor of a mixer.
     """
 
@@ -504,6 +506,7 @@ class Mixer:
     kernel: int = 1
     rank: int = 0
     least_step: float = 0.0
+    scales: tuple[float, ...] = ()
     rows: Mapping[str, int] = field(default_factory=dict)
 
     def size(self, name: str) -> int:
@@ -542,6 +545,8 @@ class Dimensions(ShortRepr):
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
         residual_scale: The factor of what attention and MLP add to the stream.
+        site_scales: Further factors of what single parts of a layer add.
+        gate_scale: The factor of the gates of an MLP, before their activation.
         distance_reach: The largest distance of a key before its query or behind it that has vectors of its own; 0 for a
             model whose distances have none. The others share those of the farthest.
         distance_buckets: The number of distances on either side that are told apart, by steps that grow with them; 0 if
@@ -584,6 +589,8 @@ class Dimensions(ShortRepr):
     logit_cap: float | None = None
     embed_scale: float = 1.0
     residual_scale: float = 1.0
+    site_scales: Mapping[str, float] = field(default_factory=dict)
+    gate_scale: float = 1.0
     router_normed: bool = False
     growth: Growth | None = None
     clip: float | None = None
@@ -652,6 +659,10 @@ class Dimensions(ShortRepr):
         if site in ("mixer", "ple"):
             return layer in self.mixer_layers if site == "mixer" else self.ple > 0
         return layer not in (self.no_mlp if site == "ff" else self.no_attention)
+
+    def written_scale(self, site: Site) -> float:
+        """Return the factor of what a part of a layer adds to the stream."""
+        return self.residual_scale * self.site_scales.get(site, 1.0)
 
     def rope_at(self, layer: int) -> "Rope | None":
         """Return the rotary positions of a layer."""

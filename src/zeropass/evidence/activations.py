@@ -4,19 +4,20 @@ Activations are summed by token type as they come. Single values are kept only f
 so memory does not grow with the text.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import READ_ROLES, site_of
+from zeropass.arch.spec import READ_ROLES, Site
 from zeropass.errors import BadOption
 from zeropass.model.running import Running
 from zeropass.model.texts import special_tokens, windows
 from zeropass.model.vectors import count_of
 
-__all__ = ["Activations", "Attention", "Settings", "Tally", "noise_vectors", "record_activations"]
+__all__ = ["NOISE_SITES", "Activations", "Attention", "Settings", "Tally", "noise_vectors", "record_activations"]
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class Activations:
         targets: Names of the planes of the tallies.
         together: How often each target type (rows) came with each current type (columns), (targets, A, A).
         chosen: Numbers of the sampled vectors by (layer, role).
-        tallies: Sums by (layer, role), and by (layer, ``noise.attn`` or ``noise.ff``) for random vectors.
+        tallies: Sums by (layer, role), and by (layer, ``noise.attn`` and the like) for random vectors.
         at: Token ids at the sampled positions, (P,).
         kept: Values at the sampled positions by (activation, layer).
         attention: Attention in the first windows.
@@ -143,9 +144,13 @@ class Activations:
         return needed
 
 
-def noise_vectors(d: int, settings: Settings, site: str) -> Tensor:
+NOISE_SITES: Mapping[Site, int] = {"attn": 1, "ff": 2, "mixer": 4}
+"""The parts of a layer that random directions are read at, with the salt of each."""
+
+
+def noise_vectors(d: int, settings: Settings, site: Site) -> Tensor:
     """Return random directions (n, d), the same for every layer: ranks and lists depend on the direction alone."""
-    generator = settings.generator({"attn": 1, "ff": 2}[site])
+    generator = settings.generator(NOISE_SITES[site])
     return torch.randn(settings.noise, d, generator=generator)
 
 
@@ -174,7 +179,7 @@ class _Recorder:
         self.types, self.numbers = self._types()
         size = len(self.types)
         self.together = torch.zeros(len(self.targets), size, size)
-        self.noise = {site: noise_vectors(running.model.dims.d, settings, site) for site in ("attn", "ff")}
+        self.noise = {site: noise_vectors(running.model.dims.d, settings, site) for site in NOISE_SITES}
         self.chosen = self._choose()
         self.tallies: dict[tuple[int, str], Tally] = {}
         self.positions = self._positions()
@@ -202,7 +207,7 @@ class _Recorder:
             self.buffer[layer, name] = values[:, self.chosen[layer, name]]
         if name in self.noise:
             self.buffer[layer, f"noise.{name}"] = values @ self.noise[name].T
-        if name in ("attn", "ff", "attn.out", "ff.out", "state", "v", "o.in", "value.in", "up"):
+        if name in ("attn", "ff", "attn.out", "ff.out", "mixer.out", "state", "v", "o.in", "value.in", "up"):
             self.values.setdefault((name, layer), []).append(values[self.sampled])
 
     def end(self, predicted: Tensor | None) -> None:
@@ -254,7 +259,7 @@ class _Recorder:
         model, chosen = self.running.model, {}
         for layer in range(model.dims.layers):
             for number, role in enumerate(READ_ROLES):
-                if site_of(role) == "ff" and role not in model.family.ff_roles:
+                if role not in model.matrices(layer):
                     continue
                 order = torch.randperm(
                     count_of(model, layer, role), generator=self.settings.generator(100 + 10 * layer + number)

@@ -49,7 +49,7 @@ def attention(spaces: Spaces, activations: Activations, settings: Settings, tell
     """
     model = spaces.frames.model
     results: list[Result] = []
-    blocks = [Block(model, layer) for layer in range(model.dims.layers)]
+    blocks = [Block(model, layer) for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)]
     turn, noise = rotation(model.dims.d, settings.seed), noise_heads(model.dims.d, model.dims.head_dim, settings)
     truth = {
         (block.layer, number): _Truth.of(window, block, noise)

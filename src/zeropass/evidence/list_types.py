@@ -23,7 +23,7 @@ METRIC = {"states": "recall", "pairs": "jaccard", "inverses": "correlation"}
 MAIN_FRAMES = ("token", "seen", "output", "effect", "distinctive", "paper")
 """The frames in which lists are judged; any other name is a variant, shown only where frames are compared."""
 
-_ROLES = ("gate", "up", "key", "q", "k", "v", "value", "o", "vo", "qk")
+_ROLES = ("gate", "up", "key", "q", "k", "v", "mixer_in", "value", "o", "mixer_out", "vo", "qk")
 _PAIRS = ("key-value", "gate-up", "gate-value", "up-value", "v-o", "q-k")
 _JUDGED = ("reading", "writing", "promotes", "attention")
 _TARGETS = {"writing": "logits", "promotes": "logits", "attention": f"offset {USUAL_OFFSET}"}

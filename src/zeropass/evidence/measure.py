@@ -27,7 +27,7 @@ from zeropass._io.atomic import Parts, key_of, write_json, write_text
 from zeropass._io.progress import Progress, silent
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence import overlap
-from zeropass.evidence.activations import Activations, Settings, noise_vectors, record_activations
+from zeropass.evidence.activations import NOISE_SITES, Activations, Settings, noise_vectors, record_activations
 from zeropass.evidence.attention import attention
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.inverses import inverses
@@ -198,7 +198,7 @@ class _Measurement:
 
     def reading(self, activations: Activations) -> list[Result]:
         """Measure what vectors read."""
-        noise = {site: noise_vectors(self.model.dims.d, self.settings, site) for site in ("attn", "ff")}
+        noise: dict[str, Tensor] = {site: noise_vectors(self.model.dims.d, self.settings, site) for site in NOISE_SITES}
         return reading(self.spaces, activations, noise, self.settings, self.progress)
 
 

@@ -108,6 +108,8 @@ def states(spaces: Spaces, activations: Activations, shown: Tensor, settings: Se
                 {} if frame == "token" else {"final": final}
             )
             for role in _active_roles(spaces.frames.model.family.ff_roles, frame):
+                if role not in spaces.frames.model.matrices(layer):  # as in a layer of a hybrid
+                    continue
                 sets = _active_tops(view, activations, layer, role, settings)
                 for target, tops in targets.items():
                     values = {null: _recall(sets[null], tops[null == "rotated"]) for null in sets}

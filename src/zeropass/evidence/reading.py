@@ -35,7 +35,7 @@ def reading(
     Args:
         spaces: The rows of every frame.
         activations: The activations on the text.
-        noise: Random directions (n, d) by site, ``attn`` and ``ff``.
+        noise: Random directions (n, d) by site.
         settings: The extent of the measurement.
         tell: Reports progress.
     """

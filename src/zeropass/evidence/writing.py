@@ -41,11 +41,11 @@ class Group:
 
     Attributes:
         layer: The layer.
-        role: The role: ``value``, ``o`` or ``vo``.
+        role: The role: ``value``, ``o``, ``mixer_out`` or ``vo``.
         random: True for random vectors.
         added: The added vectors, (n, d).
         predicted: The vectors (n, d) according to the weights alone, by frame of the attended token (``""`` for
-            ``value`` and ``o``, where they are the added vectors up to length; ``vo`` maps the token's row).
+            all but ``vo``, where they are the added vectors up to length; ``vo`` maps the token's row).
     """
 
     layer: int
@@ -56,8 +56,8 @@ class Group:
 
     @property
     def site(self) -> Site:
-        """The half of the layer that writes them."""
-        return "ff" if self.role == "value" else "attn"
+        """The part of the layer that writes them."""
+        return site_of(self.role)
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def writing(
     settings: Settings,
     tell: Progress,
 ) -> list[Result]:
-    """Return the results for ``value`` and ``o`` (measure ``writing``) and ``vo`` (``promotes``) by layer and frame.
+    """Return the results by layer and frame: ``writing`` of ``value``, ``o`` and ``mixer_out``, ``promotes`` of ``vo``.
 
     Args:
         running: The running model.
@@ -122,9 +122,11 @@ def _paired(groups: list[Group]) -> dict[tuple[int, str], tuple[int, int]]:
 
 
 def _vectors(model: Model, activations: Activations, settings: Settings) -> Iterator[Group]:
-    """Yield, for every layer, a sample of the FF values and of the heads' output rows, and random vectors for each."""
+    """Yield, for every layer, a sample of the vectors that each of its parts writes, and random vectors for each."""
     for layer in range(model.dims.layers):
-        for number, role in enumerate(("value", "o")):
+        for number, role in ((0, "value"), (1, "o"), (1, "mixer_out")):
+            if role not in model.matrices(layer):
+                continue
             scale = _strength(model, activations, layer, site_of(role))
             order = torch.randperm(
                 count_of(model, layer, role), generator=settings.generator(1000 + 4 * layer + number)
@@ -137,7 +139,7 @@ def _vectors(model: Model, activations: Activations, settings: Settings) -> Iter
 
 
 def _strength(model: Model, activations: Activations, layer: int, site: Site) -> float:
-    """Return the norm of the vectors that are added to what a half of a layer writes.
+    """Return the norm of the vectors that are added to what a part of a layer writes.
 
     A norm behind it divides by the norm of all that is written, so there the vector is small beside that.
     """
@@ -154,7 +156,7 @@ def _group(layer: int, role: str, random: bool, vectors: Tensor, scale: float) -
 def _heads(spaces: Spaces, activations: Activations, settings: Settings) -> Iterator[Group]:
     """Yield, for every layer, what heads write for tokens of the text and what ``vo`` predicts; then random heads."""
     model = spaces.frames.model
-    for layer in range(model.dims.layers):
+    for layer in (layer for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)):
         scale = _strength(model, activations, layer, "attn")
         rows = {frame: spaces.rows(frame, layer, activations.at) for frame in spaces.map_frames}
         count = 2 * settings.written // 3 * 2

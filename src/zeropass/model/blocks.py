@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from zeropass.arch.spec import OUTPUT_GATE, PRODUCTS, ROUTER, Dimensions, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
-from zeropass.model.mixers import mixed_alone
+from zeropass.model.mixers import MixerState, mixed, mixed_with_slopes, repeated
 from zeropass.model.model import Model
 from zeropass.model.positions import (
     adds_positions,
@@ -81,21 +81,26 @@ def xielu(x: Tensor, *numbers: Tensor | None) -> Tensor:
 
 @dataclass
 class Cache:
-    """The keys, rotated, and the values of the tokens so far, in one layer: (batch, heads, tokens, d_h) each."""
+    """The part of the tokens so far that a layer keeps.
+
+    Attributes:
+        keys: Their keys, rotated, (batch, heads, tokens, d_h).
+        values: Their values, (batch, heads, tokens, d_h).
+        mixer: The part that its mixer keeps.
+    """
 
     keys: Tensor | None = None
     values: Tensor | None = None
+    mixer: MixerState = field(default_factory=MixerState)
 
     @property
     def length(self) -> int:
-        """The number of tokens so far."""
+        """The number of tokens that attention keeps."""
         return 0 if self.keys is None else self.keys.shape[2]
 
     def repeated(self, times: int) -> "Cache":
         """Return a cache that holds each text of the batch so many times in a row."""
-        if self.keys is None or self.values is None:
-            return Cache()
-        return Cache(self.keys.repeat_interleave(times, 0), self.values.repeat_interleave(times, 0))
+        return Cache(repeated(self.keys, times), repeated(self.values, times), self.mixer.repeated(times))
 
     def extend(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Append keys and values, and return all."""
@@ -112,15 +117,18 @@ class Block:
 
         attn.stream, ff.stream   the stream that the attention and the MLP read, before their norm
         attn, ff                 the same behind the norm, gain included
+        mixer.stream, mixer      the same of a mixer
+        mixer_in, mixer.slopes   its inputs, and what it gives changes with each by (`mixers.mixed_with_slopes`)
         ple                      the stream that the gates of a per-layer embedding read, which have no norm
         v.latent                 the latent that values are made of, before its norm, in latent attention
         q, k, v                  queries, keys and values as the linear layers give them
         rotated.q, rotated.k     queries and keys as they meet
+        attended, g              what heads attended to, and their output gates before the sigmoid, where they have them
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
         router                   the weight of each expert
         ple_in                   what these gates give, before the activation function
-        o.in, value.in, ple.in   inputs of the output layers
-        attn.out, ff.out, ple.out  what they write, before the norm behind them if there is one
+        o.in, value.in, ple.in   inputs of the output layers; of a mixer, mixer_out.in
+        attn.out, ff.out, ple.out  what they write, before the norm behind them if there is one; of a mixer, mixer.out
         attn.sum, ff.sum         the stream with it, before its norm, in a model that norms the stream itself
 
     Attributes:
@@ -179,7 +187,11 @@ class Block:
         Raises:
             CannotRun: If the layer needs tokens, or keys and values of another layer, that are not given.
         """
-        inner: _Mixing = {"attn": lambda y: self._attend(y, cache or Cache(), record), "mixer": self._unknown}
+        kept = Cache() if cache is None else cache
+        inner: _Mixing = {
+            "attn": lambda y: self._attend(y, kept, record),
+            "mixer": lambda y: self._mix(y, kept.mixer, record),
+        }
         if memory is not None:
             inner = {**inner, "cross": lambda y: self._attend_across(y, memory)}
         return self._run(x, inner, record, added or {}, ids)
@@ -202,20 +214,29 @@ class Block:
 
         def attend(y: Tensor) -> Tensor:
             mixed = attended * self._left_by_sinks(y) * self._of_queries(self._values(y))
-            return self._written(self._let_through(mixed, y), "o")
+            return self._written(self._let_through(mixed, y, None), "o")
 
-        return self._run(x, {"attn": attend, "mixer": self.mixed_alone}, record, {}, ids)
+        def mix(y: Tensor) -> Tensor:
+            return self._mix(y[:, None], MixerState(), None)[:, 0]
 
-    def mixed_alone(self, y: Tensor) -> Tensor:
-        """Return what the mixer writes for normed states (n, d) of tokens alone."""
-        return self._written(mixed_alone(self.model, self.layer, self._linear(y, "mixer_in")), "mixer_out")
+        return self._run(x, {"attn": attend, "mixer": mix}, record, {}, ids)
 
-    def _unknown(self, _y: Tensor) -> Tensor:
-        raise CannotRun(f"{self.model.name}: what the mixer of layer {self.layer} makes of a text is not modelled.")
+    def _mix(self, y: Tensor, state: MixerState, record: Recorder | None) -> Tensor:
+        """Return what the mixer writes for normed states (batch, tokens, d)."""
+        inputs = self._linear(y, "mixer_in")
+        if record is None:
+            return self._written(mixed(self.model, self.layer, inputs, state), "mixer_out")
+        read, slopes = mixed_with_slopes(self.model, self.layer, inputs, state)
+        _record(record, **{"mixer_in": inputs, "mixer.slopes": slopes, "mixer_out.in": read})
+        return self._written(read, "mixer_out")
 
-    def _let_through(self, mixed: Tensor, y: Tensor) -> Tensor:
+    def _let_through(self, mixed: Tensor, y: Tensor, record: Recorder | None) -> Tensor:
         """Return what heads attended to (…, heads d_h) times their output gates, where they have them."""
-        return mixed * self._linear(y, OUTPUT_GATE).sigmoid() if self.model.family.gated else mixed
+        if not self.model.family.gated:
+            return mixed
+        gate = self._linear(y, OUTPUT_GATE)
+        _record(record, attended=mixed, g=gate)
+        return mixed * gate.sigmoid()
 
     def _left_by_sinks(self, y: Tensor) -> Tensor | float:
         """Return the weight (n, heads d_h) of the attention of tokens alone to themselves; one without sinks."""
@@ -276,7 +297,7 @@ class Block:
         written = inner(y)
         _record(record, **{f"{site}.out": written})
         behind = f"{site}_post_norm"
-        scale = self.dims.residual_scale
+        scale = self.dims.written_scale(site)
         return scale * (self._normed(written, behind) if self.model.has(behind) else written)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
@@ -335,7 +356,7 @@ class Block:
             mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=self._scale)
         else:  # a cap, sinks and vectors of distances have no fused form
             mixed = self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
-        mixed = self._let_through(_flat(mixed), y)
+        mixed = self._let_through(_flat(mixed), y, record)
         _record(record, **{"o.in": mixed})
         return self._written(mixed, "o")
 
@@ -557,6 +578,7 @@ class Block:
     def activated(self, x: Tensor) -> Tensor:
         """Return the activation function of gates or keys, bounded where the model bounds them."""
         dims, limit = self.dims, self.dims.gate_limit
+        x = x if dims.gate_scale == 1 else x * dims.gate_scale
         if dims.activation == "xielu":
             return xielu(x, *map(self.vector, XIELU))
         return ACTIVATIONS[dims.activation](x if limit is None else x.clamp(max=limit))
@@ -663,11 +685,6 @@ def require_forward(model: Model) -> None:
         what, advice = ("text", "; its encoder can be run") if model.family.reads_text else ("output", "")
         raise CannotRun(
             f"{model.name} is a decoder that reads an encoder's {what}, which a pass over its own tokens lacks{advice}."
-        )
-    if model.dims.mixer_layers:
-        raise CannotRun(
-            f"{model.name}: what the mixer of layer {model.dims.mixer_layers[0]} makes of a text is not modelled, only "
-            "its projections from the stream and into it are read."
         )
     if model.dims.rope:
         try:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zeropass._io.atomic import claim_folder, key_of
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.errors import BadLens, BadOption, CannotRun
+from zeropass.errors import BadLens, BadOption
 from zeropass.model.blocks import Block, embedded, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text, random_tokens
@@ -164,8 +164,8 @@ def calibrate(
     Raises:
         BadLens: If the folder holds something else.
         BadOption: If there are too few tokens, or if there is no such source.
-        CannotRun: If the model reads the text of an encoder, has mixers or output gates of heads, or has layers that
-            differ in ways that the lens does not know.
+        CannotRun: If the model reads the text of an encoder, or has layers that differ in ways that the lens does not
+            know.
 
     Example:
         >>> import zeropass as zp
@@ -177,8 +177,6 @@ def calibrate(
     model = open_model(model)
     require_forward(model)
     model.require_alike_layers("the mean-field lens")
-    if model.family.gated:
-        raise CannotRun(f"{model.name}: the mean-field lens does not know the output gates of heads.")
     source = source or ("own" if model.family.causal else "random")
     if text is None and source not in SOURCES:
         raise BadOption(f"There is no source {source!r}; sources are {', '.join(SOURCES)}, or a text.")

@@ -244,8 +244,8 @@ class Frames(ShortRepr):
         if side == "read":
             bare = model.family.reads_bare(norm, layer)
             return vectors if bare else fold_read(vectors, model.vector(norm, layer), model.family.norm)
-        if model.dims.residual_scale != 1:
-            vectors = model.dims.residual_scale * vectors
+        if (scale := model.dims.written_scale(site_of(norm))) != 1:
+            vectors = scale * vectors
         after = norm if model.family.stream_normed else f"{norm.removesuffix('_norm')}_post_norm"
         return fold_write(vectors, model.vector(after, layer), model.family.norm) if model.has(after) else vectors
 

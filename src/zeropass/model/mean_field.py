@@ -1,7 +1,8 @@
 """The mean-field Jacobian of a block, in closed form from means over states (docs/theory.md §9).
 
 `Block` passes states on; `BlockMeans` gathers what their Jacobians need: two means for each neuron, the mean slope of
-every norm, and the mean attention of a token to itself in each head. A product of means stands for a mean of products.
+every norm, the mean attention of a token to itself in each head, and the mean slopes of a mixer's inputs. A product of
+means stands for a mean of products.
 """
 
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import PRODUCTS
+from zeropass.arch.spec import MIXER_INPUTS, OUTPUT_GATE, PRODUCTS, Site
 from zeropass.model.blocks import Block
 from zeropass.model.model import Model
 
@@ -67,7 +68,7 @@ class BlockJacobians:
     """The mean Jacobians of one block for row vectors: a change v of the stream changes what a half writes by ``v J``.
 
     Attributes:
-        attn: Of the attention at the same position, (d, d).
+        attn: Of the attention at the same position, of the mixer in its place, or of both side by side, (d, d).
         ff: Of the MLP, (d, d).
         behind: For a model that norms the stream behind each half: the slopes of these norms, by site; else empty.
         parallel: True if both halves read the same stream.
@@ -121,8 +122,10 @@ class BlockMeans:
             self._norms.setdefault(name, _NormMeans(model.family.norm, model.dims.eps)).add(values[:, _FIRST:])
         elif name == "v.latent":
             self._norms.setdefault(name, _NormMeans("rms", self.block.model.dims.latent_eps)).add(values[:, _FIRST:])
-        elif name in ("gate", "up", "key", "router", "rotated.q", "rotated.k"):
+        elif name in ("gate", "up", "key", "router", "rotated.q", "rotated.k", "attended", "g"):
             self._window[name] = values
+        elif name == "mixer.slopes":
+            self._add_rows(name, values[:, _FIRST:])
         elif name == "o.in":
             self._add_attention()
         elif name == "value.in":
@@ -132,9 +135,20 @@ class BlockMeans:
         """Return the mean Jacobians of everything that was recorded."""
         family = self.block.model.family
         sites = ("attn", "ff") if family.stream_normed else ()
+        halves: dict[Site, Callable[[], Tensor]] = {
+            "attn": self._of_heads,
+            "mixer": self._of_channels,
+            "ff": self._of_neurons,
+        }
+        d = self.block.model.dims.d
+        zero = torch.zeros(d, d, device=self.block.model.device)
+        each = {
+            site: self._framed(site, of_half()) if self.block.model.dims.has_site(site, self.block.layer) else zero
+            for site, of_half in halves.items()
+        }
         return BlockJacobians(
-            attn=self._framed("attn", self._of_heads()),
-            ff=self._framed("ff", self._of_neurons()),
+            attn=each["attn"] + each["mixer"],
+            ff=each["ff"],
             behind={site: self._slope(f"{site}.sum", f"{site}_norm") for site in sites},
             parallel=family.parallel,
         )
@@ -144,13 +158,13 @@ class BlockMeans:
     def _slope(self, name: str, norm: str) -> Tensor:
         return self._norms[name].slope(self.block.vector(norm))
 
-    def _framed(self, site: str, inner: Tensor) -> Tensor:
+    def _framed(self, site: Site, inner: Tensor) -> Tensor:
         """Return the Jacobian of a half, between the norms before and behind it."""
         family = self.block.model.family
         if not family.reads_bare(f"{site}_norm", self.block.layer):
             inner = self._slope(f"{site}.stream", f"{site}_norm") @ inner
         behind = f"{site}_post_norm"
-        inner = self.block.model.dims.residual_scale * inner
+        inner = self.block.model.dims.written_scale(site) * inner
         return inner @ self._slope(f"{site}.out", behind) if self.block.model.has(behind) else inner
 
     # The MLP
@@ -161,12 +175,12 @@ class BlockMeans:
         weight = torch.ones(()) if share is None else block.per_neuron(share[:, _FIRST:])
         if "gate" in self._window:
             gate, up = (self._window.pop(name)[:, _FIRST:] for name in ("gate", "up"))
-            self._add_neurons("gate", weight * slope(block.activated, gate) * block.multiplier(up))
-            self._add_neurons("up", weight * block.activated(gate) * slope(block.multiplier, up))
+            self._add_rows("gate", weight * slope(block.activated, gate) * block.multiplier(up))
+            self._add_rows("up", weight * block.activated(gate) * slope(block.multiplier, up))
         else:
-            self._add_neurons("key", weight * slope(block.activated, self._window.pop("key")[:, _FIRST:]))
+            self._add_rows("key", weight * slope(block.activated, self._window.pop("key")[:, _FIRST:]))
 
-    def _add_neurons(self, role: str, values: Tensor) -> None:
+    def _add_rows(self, role: str, values: Tensor) -> None:
         self._mean(role).add(values.flatten(0, 1).sum(0), values.shape[0] * values.shape[1])
 
     def _of_neurons(self) -> Tensor:
@@ -181,25 +195,56 @@ class BlockMeans:
     # Attention
 
     def _add_attention(self) -> None:
-        """Add each head's mean attention to the same position."""
+        """Add each head's mean attention to the same position, times what an output gate lets through."""
         block = self.block
         q, k = (block.heads(self._window.pop(f"rotated.{role}"), role) for role in "qk")
         weights = block.weights(q, k, torch.arange(q.shape[2], device=q.device))
         diagonal = weights.diagonal(dim1=-2, dim2=-1)[..., _FIRST:]
+        if block.model.family.gated:
+            attended, gate = (self._window.pop(name)[:, _FIRST:] for name in ("attended", OUTPUT_GATE))
+            self._add_rows(OUTPUT_GATE, attended * slope(torch.sigmoid, gate))
+            diagonal = diagonal[..., None] * block.heads(gate.sigmoid(), "o")
         self._mean("diagonal").add(diagonal.sum((0, 2)), diagonal.shape[0] * diagonal.shape[2])
 
     def _of_heads(self) -> Tensor:
         """Return the mean Jacobian of attention at one position, through its own value: Σ_h E[α_ii] W_V W_O.
 
-        A latent that the values are made of has the mean slope of its norm (docs/theory.md §3).
+        With output gates it is W_V diag(E[α_ii σ(g)]) W_O, and through the gates W_G diag(E[σ'(g) a]) W_O, where a is
+        what the head attended to. A latent that the values are made of has the mean slope of its norm (docs/theory.md
+        §3).
         """
         dims, latent = self.block.model.dims, self.block.model.layout.latent_of("v")
         reads, o = self.block.matrix(PRODUCTS["v"][0] if latent else "v"), self.block.matrix("o")
         v, o = (rows.reshape(-1, dims.width("v"), rows.shape[1]) for rows in (reads, o))
         total = torch.zeros(v.shape[-1], dims.d, device=o.device)
-        for head, weight in enumerate(self._means["diagonal"].value.tolist()):
-            total += weight * v[head // dims.group].T @ o[head]
-        return self.block.matrix(latent).T @ self._slope("v.latent", f"{latent}_norm") @ total if latent else total
+        for head, weight in enumerate(self._means["diagonal"].value):
+            total += (weight * v[head // dims.group].T) @ o[head]
+        total = self.block.matrix(latent).T @ self._slope("v.latent", f"{latent}_norm") @ total if latent else total
+        if self.block.model.family.gated:
+            total += (self.block.matrix(OUTPUT_GATE).T * self._means[OUTPUT_GATE].value) @ o.flatten(0, 1)
+        return total
+
+    # Mixers
+
+    def _of_channels(self) -> Tensor:
+        """Return the mean Jacobian of a mixer at one position: Σ_i E[∂m_i/∂x_i] x_iᵀ o_i over channels i.
+
+        The inputs of a channel are the rows of each part of the projection that is as wide as the mixer.
+        """
+        tensors, mixer = self.block.model.layout.tensors, self.block.model.dims.mixer
+        assert mixer is not None
+        rows, slopes, out = (
+            self.block.matrix("mixer_in"),
+            self._means["mixer.slopes"].value,
+            self.block.matrix("mixer_out"),
+        )
+        names = [name for what in MIXER_INPUTS if what in tensors for name in tensors[what].sizes]
+        sizes = [mixer.size(name) for name in names]
+        total = torch.zeros(rows.shape[1], out.shape[1], device=out.device)
+        for name, part, slope_of_part in zip(names, torch.split(rows, sizes), torch.split(slopes, sizes), strict=True):
+            if name == "inner":
+                total += (part.T * slope_of_part) @ out
+        return total
 
     def _mean(self, name: str) -> _Mean:
         return self._means.setdefault(name, _Mean())

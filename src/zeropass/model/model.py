@@ -66,6 +66,8 @@ _DEFAULTS = {
     "logit_scale": 1.0,
     "embed_scale": 1.0,
     "residual_scale": 1.0,
+    "site_scales": {},
+    "gate_scale": 1.0,
     "router_normed": False,
     "rotary": 0,
     "shared_neurons": 0,

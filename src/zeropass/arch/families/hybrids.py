@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from zeropass.arch.families.experts import DOTS1, GRANITEMOE_SHARED, QWEN2_MOE, QWEN3_MOE
+from zeropass.arch.families.experts import GRANITEMOE_SHARED, QWEN2_MOE, QWEN3_MOE, SIGMOID_CONFIG, gated, routed, share
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
@@ -21,7 +21,6 @@ from zeropass.arch.families.parts import (
     PLAIN_ATTENTION,
     QK_NORMS,
     ROTARY_SHARE,
-    WINDOWS,
 )
 from zeropass.arch.spec import Site, Stored
 
@@ -73,6 +72,8 @@ _DELTA_INNER = {
     "mixer_out": Stored(f"{_DELTA}.out_proj.weight", transpose=True, sizes=("inner",)),
     "inner_conv": Stored(f"{_DELTA}.conv1d.weight", sizes=("keys", "keys", "inner")),
     "inner_gain": Stored(f"{_DELTA}.norm.weight", sizes=("width",)),
+    "inner_step": Stored(f"{_DELTA}.dt_bias", sizes=("heads",)),
+    "inner_decay": Stored(f"{_DELTA}.A_log", sizes=("heads",)),
 }
 _GATED_QUERIES = {
     **ATTENTION,
@@ -99,8 +100,8 @@ _QWEN_HF = replace(
     switches={"attention_bias": (_QWEN_BIASES, False)},
     config={**CONFIG, **_QWEN_CONFIG},
     gain_offset=1.0,
-    # What a mixer forgets, and the layers behind the last, which predict later tokens for speculative decoding.
-    unread=(*HF_LAYOUT.unread, r"layers\.\d+\.linear_attn\.(A_log|dt_bias)", r"\^mtp\..*"),
+    # The layers behind the last, which predict later tokens for speculative decoding.
+    unread=(*HF_LAYOUT.unread, r"\^mtp\..*"),
     harmless=("mamba_ssm_dtype", "mtp_num_hidden_layers"),
 )
 _QWEN_VALUES = {
@@ -267,6 +268,45 @@ LFM2 = replace(
     when={"tie_embedding": (None, True)},
 )
 
+_LFM2_MLP = f"{LAYER}feed_forward"
+LFM2_MOE = replace(
+    LFM2,
+    name="lfm2_moe",
+    model_types=("lfm2_moe",),
+    layouts=(
+        replace(
+            LFM2.layouts[0],
+            optional=(*LFM2.layouts[0].optional, "router_correction"),
+            switches={**LFM2.layouts[0].switches, "use_expert_bias": (("router_correction",), True)},
+            config={
+                **{what: keys for what, keys in LFM2.layouts[0].config.items() if not what.startswith("neurons")},
+                "neurons": ("moe_intermediate_size",),
+                "dense_neurons": ("intermediate_size",),
+                "experts": ("num_experts",),
+                "experts_used": ("num_experts_per_tok",),
+                "router_normed": ("norm_topk_prob",),
+                "router_scale": ("routed_scaling_factor",),
+                "dense_first": ("num_dense_layers",),
+            },
+            tensors={
+                **LFM2.layouts[0].tensors,
+                **routed(
+                    {
+                        "router": Stored(f"{_LFM2_MLP}.gate.weight"),
+                        "router_correction": Stored(f"{_LFM2_MLP}.expert_bias"),
+                        **gated(f"{_LFM2_MLP}.experts.{{expert}}", "w1", "w3", "w2"),
+                    }
+                ),
+                **share("dense", gated(_LFM2_MLP, "w1", "w3", "w2")),
+            },
+        ),
+    ),
+    config={
+        **{"activation": "silu", "rope_theta": 1e6, "mixer_kernel": 3, "dense_first": 2},
+        **{"router_sigmoid": True, "router_normed": True, "experts": 32, "experts_used": 4},
+    },
+)
+
 _MAMBA2_SIZES = ("inner", "inner", "keys", "keys", "heads")
 
 
@@ -276,6 +316,7 @@ def _mamba2(module: str) -> dict[str, Stored]:
         "inner_gain": Stored(f"{module}.norm.weight", sizes=("inner",)),
         "inner_step": Stored(f"{module}.dt_bias", sizes=("heads",)),
         "inner_skip": Stored(f"{module}.D", sizes=("heads",)),
+        "inner_decay": Stored(f"{module}.A_log", sizes=("heads",)),
     }
     return _of("mixer", {**_projections(module, "conv1d", _MAMBA2_SIZES, _MAMBA2_SIZES[1:4]), **inner})
 
@@ -300,7 +341,7 @@ _MAMBA_VALUES = {
     "mixer_kernel": 4,
     "mixer_expansion": 2,
 }
-_UNREAD_MAMBA = (*HF_LAYOUT.unread, r"layers\.\d+\.(mamba|mixer)\.A_log")
+_UNREAD_MAMBA = HF_LAYOUT.unread
 _NO_STEP_LIMIT = ([0.0, {"__float__": "Infinity"}], None)
 _MAMBA_LAYERS: Mapping[str, tuple[Site, ...]] = {
     "linear_attention": ("mixer", "ff"),
@@ -331,13 +372,70 @@ BAMBA = replace(
                     for what, stored in BIASED_MLP.items()
                 },
             },
-            unread=_UNREAD_MAMBA,
             constants={"rotary_share": 0.5},
             harmless=("mamba_chunk_size", "num_logits_to_keep", "partial_rotary_factor"),
         ),
     ),
     config={"activation": "silu", "attention_layers": (), **_MAMBA_VALUES},
     when={"hidden_act": ("silu", None), "time_step_limit": _NO_STEP_LIMIT},
+)
+
+_FALCON_MULTIPLIERS = {
+    "embed_scale": ("embedding_multiplier",),
+    "logit_scale": ("lm_head_multiplier",),
+    "key_scale": ("key_multiplier",),
+    "attn_scale": ("attention_out_multiplier",),
+    "mixer_scale": ("ssm_out_multiplier",),
+    "mixer_in_scale": ("ssm_in_multiplier",),
+    "mixer_scales": ("ssm_multipliers",),
+    "mlp_scales": ("mlp_multipliers",),
+}
+_FALCON_BIASES = {
+    "projectors_bias": (("mixer_out_bias",), False),
+    "mamba_conv_bias": (("inner_conv_bias",), True),
+}
+FALCON_H1_NORMED = replace(  # with a norm inside the mixers
+    BAMBA,
+    name="falcon_h1",
+    model_types=("falcon_h1",),
+    layer_types={"hybrid": ("attn", "mixer", "ff")},
+    layouts=(
+        replace(
+            BAMBA.layouts[0],
+            switches={**ATTENTION_BIAS, **_FALCON_BIASES, "mlp_bias": (MLP_BIASES, False)},
+            config={**CONFIG, **_MAMBA_CONFIG, **_FALCON_MULTIPLIERS, "mixer_inner": ("mamba_d_ssm",)},
+            tensors={what: stored for what, stored in BAMBA.layouts[0].tensors.items() if what != "mixer_in_bias"},
+            constants={},
+            defaults={"mixer_inner": 1024},
+            harmless=(
+                r"mamba_(chunk_size|use_mlp)|num_logits_to_keep|mlp_expansion_factor|rescale_prenorm_residual",
+                r"time_step_(floor|max|min|rank)|attn_layer_indices",
+            ),
+        ),
+    ),
+    config={"activation": "silu", **_MAMBA_VALUES, "mixer_scales": [1.0] * 5},
+    when={
+        **BAMBA.when,
+        "attention_in_multiplier": (1.0, None),
+        "mamba_proj_bias": (False, None),
+        "mamba_rms_norm": (True,),
+        "mamba_norm_before_gate": (False,),
+    },
+)
+_FALCON_HF = FALCON_H1_NORMED.layouts[0]
+FALCON_H1 = replace(
+    FALCON_H1_NORMED,
+    layouts=(
+        replace(
+            _FALCON_HF,
+            tensors={what: stored for what, stored in _FALCON_HF.tensors.items() if what != "inner_gain"},
+            harmless=(*_FALCON_HF.harmless, "mamba_norm_before_gate"),
+        ),
+    ),
+    when={
+        **{key: values for key, values in FALCON_H1_NORMED.when.items() if key != "mamba_norm_before_gate"},
+        "mamba_rms_norm": (False, None),
+    },
 )
 
 _JAMBA = f"{LAYER}mamba"
@@ -347,6 +445,7 @@ _JAMBA_MIXER = {
     "inner_up": Stored(f"{_JAMBA}.dt_proj.weight", sizes=("inner",)),
     "inner_step": Stored(f"{_JAMBA}.dt_proj.bias", sizes=("inner",)),
     "inner_skip": Stored(f"{_JAMBA}.D", sizes=("inner",)),
+    "inner_decay": Stored(f"{_JAMBA}.A_log", sizes=("inner",)),
     "inner_step_gain": Stored(f"{_JAMBA}.dt_layernorm.weight", sizes=("rank",)),
     "inner_b_gain": Stored(f"{_JAMBA}.b_layernorm.weight", sizes=("keys",)),
     "inner_c_gain": Stored(f"{_JAMBA}.c_layernorm.weight", sizes=("keys",)),
@@ -414,7 +513,6 @@ _GRANITE_HF = replace(
     switches={**ATTENTION_BIAS, **_MAMBA_SWITCHES},
     config={**_GRANITE.config, **_MAMBA_CONFIG, "layer_kinds": ("layer_types", "layers_block_type")},
     tensors=_GRANITE_TENSORS,
-    unread=_UNREAD_MAMBA,
     harmless=("mamba_chunk_size", "rope_theta", "init_method", "normalization_function", "mlp_hidden_act"),
 )
 _GRANITE_WHEN = {"hidden_act": ("silu", None), "time_step_limit": _NO_STEP_LIMIT}
@@ -458,15 +556,23 @@ GRANITE_HYBRIDS = (
     replace(GRANITE_HYBRID, rotary=True, when={**GRANITE_HYBRID.when, **_TURNED}),
 )
 
+_SIGMOID_CONFIG = {
+    what: keys
+    for what, keys in SIGMOID_CONFIG.items()
+    if what not in {**CONFIG, **dict.fromkeys(("beyond", "dense_first", "shared_experts"))}
+}
 _MIXER = f"{LAYER}mixer"
 _ONE_NORM = Stored(f"{LAYER}norm.weight")
 _NEMOTRON_ATTENTION = {
     role: replace(ATTENTION[role], name=ATTENTION[role].name.replace("self_attn", "mixer")) for role in "qkvo"
 }
-_NEMOTRON_MLP = {
-    "key": Stored(f"{_MIXER}.up_proj.weight"),
-    "value": Stored(f"{_MIXER}.down_proj.weight", transpose=True),
-}
+
+
+def _plain(stem: str) -> dict[str, Stored]:
+    """Return the tensors of an MLP without a gate."""
+    return {"key": Stored(f"{stem}.up_proj.weight"), "value": Stored(f"{stem}.down_proj.weight", transpose=True)}
+
+
 _NEMOTRON_TENSORS = {
     "embedding": Stored("embeddings.weight"),
     "unembedding": OUTER["unembedding"],
@@ -494,8 +600,8 @@ _NEMOTRON_HF = replace(
         "mixer_kernel": ("conv_kernel", "mamba_d_conv"),
         "mixer_least_step": ("time_step_min", "mamba_dt_min"),
     },
-    tensors={**_NEMOTRON_TENSORS, **_of("ff", _NEMOTRON_MLP)},
-    unread=(*_UNREAD_MAMBA, r"\^mtp\..*"),
+    tensors={**_NEMOTRON_TENSORS, **_of("ff", _plain(_MIXER))},
+    unread=(*HF_LAYOUT.unread, r"\^mtp\..*"),
     harmless=(
         r"(mamba_)?(chunk_size|expand|dt_max|dt_limit|dt_init_floor|ssm_cache_dtype)|time_step_(max|floor|limit)",
         r"num_logits_to_keep|use_mamba_kernels|rescale_prenorm_residual|residual_in_fp32|mamba_proj_bias|attn_layer\w*",
@@ -520,17 +626,6 @@ NEMOTRON_H = replace(
 )
 
 
-def _at(stem: str, share: str, layers: Literal["routed", "dense"]) -> dict[str, Stored]:
-    """Return the MLP of a layer with or without experts, by the stem of its names."""
-    return {
-        f"{share}{what}": replace(stored, name=stored.name.replace("mixer.", f"mixer.{stem}"), layers=layers)
-        for what, stored in _NEMOTRON_MLP.items()
-    }
-
-
-_SIGMOID_CONFIG = {
-    what: keys for what, keys in DOTS1.layouts[0].config.items() if what not in {**CONFIG, **WINDOWS, "beyond": ()}
-}
 NEMOTRON_H_MOE = replace(
     NEMOTRON_H,
     layer_types={**_NEMOTRON_LAYERS, **dict.fromkeys("-", ("dense",)), "mlp": ("dense",), "E": ("ff",), "moe": ("ff",)},
@@ -539,22 +634,22 @@ NEMOTRON_H_MOE = replace(
             _NEMOTRON_HF,
             config={
                 **_NEMOTRON_HF.config,
-                **{
-                    what: keys
-                    for what, keys in _SIGMOID_CONFIG.items()
-                    if what not in ("dense_first", "shared_experts")
-                },
+                **_SIGMOID_CONFIG,
                 "neurons": ("moe_intermediate_size",),
                 "dense_neurons": ("intermediate_size",),
                 "shared_neurons": ("moe_shared_expert_intermediate_size",),
             },
             tensors={
                 **_NEMOTRON_TENSORS,
-                "router": Stored(f"{_MIXER}.gate.weight", layers="routed"),
-                "router_correction": Stored(f"{_MIXER}.gate.e_score_correction_bias", layers="routed"),
-                **_at("experts.{expert}.", "", "routed"),
-                **_at("shared_experts.", "shared_", "routed"),
-                **_at("", "dense_", "dense"),
+                **routed(
+                    {
+                        "router": Stored(f"{_MIXER}.gate.weight"),
+                        "router_correction": Stored(f"{_MIXER}.gate.e_score_correction_bias"),
+                        **_plain(f"{_MIXER}.experts.{{expert}}"),
+                    }
+                ),
+                **share("shared", _plain(f"{_MIXER}.shared_experts")),
+                **share("dense", _plain(_MIXER)),
             },
             harmless=(*_NEMOTRON_HF.harmless, "n_shared_experts", "moe_shared_expert_overlap"),
         ),
@@ -573,7 +668,10 @@ FAMILIES = (
     QWEN3_5_MOE_STACKED,
     QWEN3_5_MOE,
     LFM2,
+    LFM2_MOE,
     BAMBA,
+    FALCON_H1,
+    FALCON_H1_NORMED,
     JAMBA,
     *GRANITE_HYBRIDS,
     NEMOTRON_H,
