@@ -242,6 +242,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
         | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
     ),
+    "afmoe": (
+        "AfmoeForCausalLM",
+        "AfmoeConfig",
+        _BIASED
+        | _EXPERTS
+        | {"num_experts": 6, "num_shared_experts": 2, "moe_intermediate_size": 16, "route_scale": 1.7}
+        | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "mup_enabled": True},
+    ),
     "solar_open": (
         "SolarOpenForCausalLM",
         "SolarOpenConfig",

@@ -409,7 +409,8 @@ class _Reader:
     def unrotated(self, layers: int, local: tuple[int, ...]) -> tuple[int, ...]:
         """Return the layers without rotary positions, from a list of flags, a period, or as those without a window.
 
-        ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer.
+        ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer. A model without any
+        window rotates in all layers, unless ``only_local_rotated`` is ``always``.
         """
         if flags := self.value("rotated_layers"):
             if not isinstance(flags, Sequence) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
@@ -420,7 +421,7 @@ class _Reader:
             return tuple(layer for layer, flag in enumerate(flags) if not flag)
         if (period := self.size("unrotated_every")) is not None:
             return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
-        if self.value("only_local_rotated") and local:
+        if (only_local := self.value("only_local_rotated")) and (local or only_local == "always"):
             return tuple(layer for layer in range(layers) if layer not in local)
         return ()
 

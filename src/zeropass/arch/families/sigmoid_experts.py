@@ -227,4 +227,44 @@ LLAMA4 = replace(
 )
 LLAMA4_BARE = replace(LLAMA4, qk_norm="", qk_norm_behind=False, qk_norm_rotated=False, when={"use_qk_norm": (False,)})
 
-FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3, LLAMA4, LLAMA4_BARE)
+AFMOE = replace(
+    EXAONE_MOE,
+    name="afmoe",
+    model_types=("afmoe",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={
+                **{name: keys for name, keys in EXAONE_MOE.layouts[0].config.items() if "groups" not in name},
+                "dense_first": ("num_dense_layers",),
+                "router_scale": ("route_scale",),
+                "local_every": ("global_attn_every_n_layers",),
+                "embed_scaled": ("mup_enabled",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **ATTENTION,
+                **QK_NORMS,
+                "g": Stored(LAYER + "self_attn.gate_proj.weight"),
+                "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+                "ff_norm": Stored(LAYER + "pre_mlp_layernorm.weight"),
+                "ff_post_norm": Stored(LAYER + "post_mlp_layernorm.weight"),
+                **_EXPERTS,
+                "router": Stored(LAYER + "mlp.router.gate.weight", layers="routed"),
+                _CORRECTION: Stored(LAYER + "mlp.expert_bias", layers="routed"),
+            },
+            constants={"local_every": 4, "only_local_rotated": "always"},
+            defaults={"window": 1024},
+            harmless=("use_grouped_mm", "load_balance_coeff"),
+        ),
+    ),
+    config={**EXAONE_MOE.config, "router_scale": 1.0, "shared_experts": 2, "experts": 64, "experts_used": 6},
+    when={
+        "route_norm": (True, None),
+        "score_func": ("sigmoid", None),
+        **dict.fromkeys(("n_group", "topk_group", "num_expert_groups", "num_limited_groups"), (1, None)),
+    },
+)
+
+FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3, LLAMA4, LLAMA4_BARE, AFMOE)
