@@ -445,6 +445,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "PersimmonConfig",
         _THREE | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
     ),
+    "bitnet": ("BitNetForCausalLM", "BitNetConfig", _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True}),
     "seed_oss": (
         "SeedOssForCausalLM",
         "SeedOssConfig",

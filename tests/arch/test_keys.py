@@ -296,7 +296,7 @@ def test_a_left_over_quantisation_is_a_note(tmp_path: Path) -> None:
     assert "BF16" in note
     # A BitNet model computes with other values than it stores.
     tiny.edit(folder, {"quantization_config": {"quant_method": "bitnet"}})
-    with pytest.raises(BadModel, match="bitnet"):
+    with pytest.raises(BadModel, match="BitNet"):
         open_model(str(folder))
 
 

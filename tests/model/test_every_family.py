@@ -24,7 +24,7 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import Block, embedded
+from zeropass.model.blocks import GATES, Block, embedded
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -270,7 +270,9 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
             active = active * neurons
         biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
-        worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
+        into = "value_in_norm" if model.layout.inner_norm("value") else only_mlp(model, layer)
+        worst = error(active, case.text.took(into, layer).reshape_as(active))
+    active = divided(model, "value", active)
     written = active @ vector_set(model, layer, "value").vectors + biases
     return max(worst, error(written, mlp_output(case, layer)))
 
@@ -373,16 +375,24 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
     """Compare what each head makes of the values of states x, and what all heads write."""
     weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
     weights = weights[..., :-1] if model.has("sinks") else weights
-    took, gave = split(case.text.took(f"{cross}o", layer), model), case.text.gave(f"{cross}o", layer)
+    into = model.layout.inner_norm(f"{cross}o") or f"{cross}o"
+    took, gave = split(case.text.took(into, layer), model), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
     values = split(values if clip is None else values.clamp(-clip, clip), model)
-    worst, written = 0.0, bias_of(model, "cross_bias" if cross else "attn_bias", layer) + torch.zeros_like(gave)
-    gates = split(read(model, "g", layer, x).sigmoid(), model) if model.family.gated else torch.ones_like(took)
+    gates = torch.ones_like(took)
+    if model.family.gated:
+        gates = GATES[model.family.gate](read(model, "g", layer, x)).unflatten(-1, (model.dims.heads, -1))
+    mixed = torch.stack([weights[:, n] @ values[:, :, model.kv_head("v", n)] for n in range(model.dims.heads)], -2)
+    worst, written = error(mixed * gates, took), bias_of(model, "cross_bias" if cross else "attn_bias", layer)
+    inputs = split(divided(model, f"{cross}o", (mixed * gates).flatten(-2)), model)
     for head in range(model.dims.heads):
-        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head)] * gates[:, :, head]
-        worst = max(worst, error(mixed, took[:, :, head]))
-        written = written + mixed @ model.head(f"{cross}o", layer, head)
-    return max(worst, error(written, gave))
+        written = written + inputs[:, :, head] @ model.head(f"{cross}o", layer, head)
+    return max(worst, error(torch.as_tensor(written), gave))
+
+
+def divided(model: Model, role: str, x: Tensor) -> Tensor:
+    """Return what goes into the rows of a role, divided by its length where a norm stands there."""
+    return normed(x, "rms", model.dims.eps) if model.layout.inner_norm(role) else x
 
 
 def mixer_error(case: Case, model: Model, layer: int) -> float:
@@ -629,6 +639,11 @@ SPOILS: dict[str, Spoil] = {
     "inputs of a mixer joined": ungrouped,
     "no gain inside a mixer": without("inner_gain"),
     "no output gates": no_gates,
+    "gates of another function": lambda m: (
+        with_family(m, gate="softplus" if m.family.gate == "sigmoid" else "sigmoid") if m.family.gated else None
+    ),
+    "norms inside swapped": swapped("o_in_norm", "value_in_norm"),
+    **{f"no {name}": without(name) for name in ("o_in_norm", "value_in_norm")},
     "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),

@@ -5,7 +5,7 @@ from typing import Any
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.families.multimodal import WRAPPERS
-from zeropass.arch.spec import Dimensions, Family, Layout, MixerKind
+from zeropass.arch.spec import INNER_NORMS, Dimensions, Family, Layout, MixerKind
 
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of", "type_rows"]
 
@@ -193,6 +193,11 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
     if family.stream_normed or "attn_post_norm" in layout.tensors:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
+    if any(map(layout.inner_norm, INNER_NORMS)):
+        yield (
+            "norms inside attention and MLP: o and value are folded with their gain; the division by length depends on "
+            "the text"
+        )
     if family.mixer:
         yield (
             f"layers with a {MIXERS[family.mixer]}: its projections from the stream and into it are read; what lies "

@@ -55,6 +55,12 @@ PRODUCTS: Mapping[str, tuple[str, str]] = {
 rows, (rank, d), whose RMS norm stands between the two. The rotary rows of ``k`` are ``k_rotary``, shared by all heads.
 """
 
+INNER_NORMS: Mapping[str, str] = {"o": "o_in_norm", "value": "value_in_norm"}
+"""The roles whose rows may multiply what a norm (RMS) has divided by its length, and that norm.
+
+Its gain is folded into the rows; the length depends on all that is summed.
+"""
+
 MLP_SHARES = ("", "shared", "dense")
 """The parts that the rows of an MLP's role come from: the routed experts or the only MLP, the expert that all tokens go
 through, the MLP of a layer without experts. Tensors of the last two have names such as ``shared_gate``.
@@ -219,6 +225,11 @@ class Layout(ShortRepr):
         up, latent = PRODUCTS.get(role, ("", ""))
         return latent if up in self.tensors else ""
 
+    def inner_norm(self, role: str) -> str:
+        """Return the canonical name of the norm of what the rows of a role multiply (`INNER_NORMS`); empty for none."""
+        norm = INNER_NORMS.get(role, "")
+        return norm if norm in self.tensors else ""
+
     def factors_of(self, role: str) -> tuple[str, ...]:
         """Return the canonical names of all that the matrix of a role is a product of; none where it is stored."""
         if not (latent := self.latent_of(role)):
@@ -258,6 +269,7 @@ class Family(ShortRepr):
         qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
         qk_norm_rotated: True if only layers with rotary positions norm queries and keys.
         turned_back: True if positions rotate against the usual direction.
+        gate: The function of the output gates of heads, where they have them.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
         unscaled: True if attention logits are not divided by √d_h.
         embed_scaled: True if embeddings are multiplied by √d.
@@ -295,6 +307,7 @@ class Family(ShortRepr):
     qk_norm_behind: bool = False
     qk_norm_rotated: bool = False
     turned_back: bool = False
+    gate: Literal["sigmoid", "softplus"] = "sigmoid"
     alibi: Literal["", "plain", "scaled"] = ""
     unscaled: bool = False
     embed_scaled: bool = False
@@ -478,6 +491,7 @@ class Dimensions(ShortRepr):
         longest: Number of positions of a model that computes them; None for any number.
         head_dim: Width of a head's queries and keys.
         value_dim: Width of a head's values; 0 where it is that of its queries.
+        gate_dim: Number of output gates of a head, 1 where they are one; 0 for one for each number that it passes on.
         q_latent: Width of the latent that queries are made of; 0 where they are made of the stream itself.
         kv_latent: Width of the latent that keys and values are made of, but for the rotary part of keys; 0 for none.
         latent_eps: What is added to the mean square in the norms of latents.
@@ -545,6 +559,7 @@ class Dimensions(ShortRepr):
     distance_buckets: int = 0
     gate_limit: float | None = None
     value_dim: int = 0
+    gate_dim: int = 0
     q_latent: int = 0
     kv_latent: int = 0
     latent_eps: float = 0.0
@@ -554,8 +569,10 @@ class Dimensions(ShortRepr):
     no_mlp: tuple[int, ...] = ()
 
     def width(self, role: str) -> int:
-        """Return the width of a head for a role, its bias or its map: of values for v and o, else of queries."""
-        return (self.value_dim or self.head_dim) if base_role(role)[0] in "vo" else self.head_dim
+        """Return the width of a head for a role, its bias or its map: of values for v, o and g, else of queries."""
+        if base_role(role)[0] == OUTPUT_GATE and self.gate_dim:
+            return self.gate_dim
+        return (self.value_dim or self.head_dim) if base_role(role)[0] in ("v", "o", OUTPUT_GATE) else self.head_dim
 
     @property
     def group(self) -> int:

@@ -28,7 +28,7 @@ from zeropass.model.positions import (
     qk_norm_at,
     turned_gain,
 )
-from zeropass.numerics.projection import apply_norm, rotate
+from zeropass.numerics.projection import apply_norm, normed, rotate
 from zeropass.numerics.statistics import blocks
 
 __all__ = [
@@ -56,6 +56,9 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_new": lambda x: functional.gelu(x, approximate="tanh"),
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
+
+GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "softplus": functional.softplus}
+"""The functions of the output gates of heads."""
 
 XIELU = ("xielu_above", "xielu_below", "xielu_slope", "xielu_bound")
 """The canonical tensors of the numbers that a layer's xIELU has learned."""
@@ -114,7 +117,7 @@ class Block:
         rotated.q, rotated.k     queries and keys as they meet
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
         router                   the weight of each expert
-        o.in, value.in           inputs of the output layers
+        o.in, value.in           inputs of the output layers, without the gain of a norm there
         attn.out, ff.out         what they write, before the norm behind them if there is one
         attn.sum, ff.sum         the stream with it, before its norm, in a model that norms the stream itself
 
@@ -174,7 +177,7 @@ class Block:
 
         def attend(y: Tensor) -> Tensor:
             mixed = attended * self._left_by_sinks(y) * self._of_queries(self._values(y))
-            return self._written(self._let_through(mixed, y), "o")
+            return self._written(self._divided(self._let_through(mixed, y), "o"), "o")
 
         return self._run(x, {"attn": attend, "mixer": self.mixed_alone}, None, {})
 
@@ -187,7 +190,15 @@ class Block:
 
     def _let_through(self, mixed: Tensor, y: Tensor) -> Tensor:
         """Return what heads attended to (…, heads d_h) times their output gates, where they have them."""
-        return mixed * self._linear(y, OUTPUT_GATE).sigmoid() if self.model.family.gated else mixed
+        if not self.model.family.gated:
+            return mixed
+        gates = GATES[self.model.family.gate](self._linear(y, OUTPUT_GATE))
+        each = gates.shape[-1] // self.model.dims.heads
+        return mixed * gates.repeat_interleave(self.model.dims.width("o") // each, -1)
+
+    def _divided(self, x: Tensor, role: str) -> Tensor:
+        """Return what goes into an output layer, divided by its length where a norm stands there."""
+        return normed(x, "rms", self.model.dims.eps) if self.model.layout.inner_norm(role) else x
 
     def _left_by_sinks(self, y: Tensor) -> Tensor | float:
         """Return the weight (n, heads d_h) of the attention of tokens alone to themselves; one without sinks."""
@@ -272,7 +283,7 @@ class Block:
             mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=self._scale)
         else:  # a cap, sinks and vectors of distances have no fused form
             mixed = self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
-        mixed = self._let_through(_flat(mixed), y)
+        mixed = self._divided(self._let_through(_flat(mixed), y), "o")
         _record(record, **{"o.in": mixed})
         return self._written(mixed, "o")
 
@@ -417,7 +428,7 @@ class Block:
     def _feed(self, y: Tensor, record: Recorder | None) -> Tensor:
         """Return what the MLP writes for normed states (…, d)."""
         if len(self._sizes) == 1:
-            active = self._active(y, record)
+            active = self._divided(self._active(y, record), "value")
             _record(record, **{"value.in": active})
             return self._written(active, "value")
         share, biases = self._routed(y), self.vector("value_bias")

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zeropass._io.atomic import claim_folder, key_of
 from zeropass._io.progress import Progress, callback, shows_progress
+from zeropass.arch.spec import INNER_NORMS
 from zeropass.errors import BadLens, BadOption, CannotRun
 from zeropass.model.blocks import Block, embedded, require_forward
 from zeropass.model.frames import Frames
@@ -164,7 +165,8 @@ def calibrate(
     Raises:
         BadLens: If the folder holds something else.
         BadOption: If there are too few tokens, or if there is no such source.
-        CannotRun: If the model reads the text of an encoder, or has mixers or output gates of heads.
+        CannotRun: If the model reads the text of an encoder, or has mixers, output gates of heads or norms inside
+            attention and MLP.
 
     Example:
         >>> import zeropass as zp
@@ -177,6 +179,8 @@ def calibrate(
     require_forward(model)
     if model.family.gated:
         raise CannotRun(f"{model.name}: the mean-field lens does not know the output gates of heads.")
+    if any(map(model.layout.inner_norm, INNER_NORMS)):
+        raise CannotRun(f"{model.name}: the mean-field lens does not know norms inside attention and MLP.")
     source = source or ("own" if model.family.causal else "random")
     if text is None and source not in SOURCES:
         raise BadOption(f"There is no source {source!r}; sources are {', '.join(SOURCES)}, or a text.")

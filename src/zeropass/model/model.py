@@ -78,6 +78,7 @@ _DEFAULTS = {
     "router_group_best": 2,
     "router_scale": 1.0,
     "value_dim": 0,
+    "gate_dim": 0,
     "q_latent": 0,
     "kv_latent": 0,
     "latent_eps": 0.0,
@@ -168,12 +169,21 @@ class Model(ShortRepr):
         """
         if self.layout.latent_of(what):
             return self._product(what, layer, start, self.rows(what) if stop is None else stop)
-        return _on_device(self.matrix_on_cpu(what, layer, start, stop), self.device)
+        rows = self.plain_matrix(what, layer, start, stop)
+        gain = self.vector(inner, layer) if (inner := self.layout.inner_norm(what)) else None
+        return rows if gain is None else rows * gain[start:stop, None]
+
+    def plain_matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return `matrix` of what is no product, without the gain of a norm inside (`INNER_NORMS`)."""
+        return _on_device(self._stored_rows(what, layer, start, stop), self.device)
 
     def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
         """Return `matrix` on the CPU, for what is not computed on the model's device."""
-        if self.layout.latent_of(what):
+        if self.layout.latent_of(what) or self.layout.inner_norm(what):
             return self.matrix(what, layer, start, stop).cpu()
+        return self._stored_rows(what, layer, start, stop)
+
+    def _stored_rows(self, what: str, layer: int, start: int, stop: int | None) -> Tensor:
         stop = self.rows(what, layer) if stop is None else stop
         parts = self._parts(what, layer)
         if len(parts) == 1:
