@@ -603,6 +603,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "norm_bias": True}
         | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False},
     ),
+    "modernbert-decoder": (
+        "ModernBertDecoderForCausalLM",
+        "ModernBertDecoderConfig",
+        _THREE
+        | {"norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
+        | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False, "local_attention": 6}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
+    ),
     "nomic_bert": ("NomicBertForMaskedLM", "NomicBertConfig", _THREE),
     "gte": ("GteForMaskedLM", "GteConfig", _THREE),
     "jina_embeddings_v3": ("JinaEmbeddingsV3ForMaskedLM", "JinaEmbeddingsV3Config", _THREE),

@@ -24,7 +24,7 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import GATES, Block, embedded
+from zeropass.model.blocks import GATES, Block, embedded, final_logits
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -418,6 +418,9 @@ def final_error(case: Case, model: Model, _layer: int = 0) -> float:
     bias = model.vector("unembedding_bias")
     if not model.family.causal:
         return encoder_error(case, model)
+    if model.has("head_norm"):
+        logits = final_logits(model, after(case, model, dims.layers - 1))
+        return max(encoder_error(case, model), error(logits, case.text.result.logits))
     x = after(case, model, dims.layers - 1)
     x = x if model.family.stream_normed else normed(x, model.family.norm, dims.eps)
     logits = x @ Frames(model).rows("output.write").matrix.T
@@ -647,6 +650,8 @@ SPOILS: dict[str, Spoil] = {
     "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),
+    "no head_norm": without("head_norm"),
+    "no head_bias": lambda m: without("head_bias")(m) if m.family.causal else None,
     "no types": without("types"),
     "no positions": without("positions"),
     "positions one further": lambda m: (

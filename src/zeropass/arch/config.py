@@ -397,10 +397,14 @@ class _Reader:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
 
         Gemma 3 and ModernBERT state both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``,
-        ``ModernBertConfig.sliding_window``).
+        ``ModernBertConfig.sliding_window``); ModernBERT's decoder has one of them, unless it states that itself.
         """
-        size = self.size("window")
-        return size // 2 + 1 if size and self.value("window_of_both_sides") else size
+        size, itself = self.size("window"), self.size("window_itself")
+        if itself:
+            return itself
+        if not size or not self.value("window_of_both_sides"):
+            return size
+        return size // 2 + (not self.family.causal)  # one more, which each side counts as its own
 
     def _windowed(self) -> bool:
         """Tell whether a window that is named is used: Qwen names one and switches it off."""

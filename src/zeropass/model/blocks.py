@@ -621,12 +621,21 @@ def final_logits(model: Model, states: Tensor) -> Tensor:
     family, dims = model.family, model.dims
     gain, shift = model.vector("final_norm"), model.vector("final_norm_bias")
     x = states if family.stream_normed else apply_norm(states, family.norm, dims.eps, gain, shift)
-    x = x * dims.logit_scale
+    x = _transformed(model, x) * dims.logit_scale
     parts = [x @ model.tokens(model.logit_table, part).T for part in blocks(dims.vocab, _ROWS)]
     bias = model.vector("unembedding_bias")
     logits = torch.cat(parts, -1)
     logits = logits if bias is None else logits + bias
     return logits if dims.logit_cap is None else dims.logit_cap * (logits / dims.logit_cap).tanh()
+
+
+def _transformed(model: Model, x: Tensor) -> Tensor:
+    """Return what a decoder's head makes of states before the unembedding: a dense layer, a GELU and a norm."""
+    gain, shift = model.vector("head_norm"), model.vector("head_norm_bias")
+    if gain is None:
+        return x
+    x, bias = x @ model.matrix("head").T, model.vector("head_bias")
+    return apply_norm(functional.gelu(x if bias is None else x + bias), model.family.norm, model.dims.eps, gain, shift)
 
 
 def _with(inner: Callable[[Tensor], Tensor], added: Tensor | None) -> Callable[[Tensor], Tensor]:
