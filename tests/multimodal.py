@@ -99,6 +99,13 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Glm4vMoe", _TEXT | _HALF | _ROUTED | {"n_routed_experts": 6, "first_k_dense_replace": 1}, _GLM
     ),
     "glm_ocr": _model("GlmOcr", _TEXT | _HALF, _GLM),
+    "muse_glimmer": _model(
+        "MuseGlimmer",
+        _TEXT | {"head_dim": 8, "sliding_window": 3},
+        _VISION | {"patch_size": 4, "pos_emb_height": 4, "pos_emb_width": 4},
+        out_hidden_size=64,
+        projector_hidden_size=12,
+    ),
     "exaone4_5": _model(
         "Exaone4_5_", _of("exaone4", sliding_window=3, layer_types=["sliding_attention", "full_attention"]), _WINDOWED
     ),

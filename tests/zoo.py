@@ -446,6 +446,20 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _THREE | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
     ),
     "bitnet": ("BitNetForCausalLM", "BitNetConfig", _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True}),
+    "muse_glimmer": (
+        "MuseGlimmerForConditionalGeneration",
+        "MuseGlimmerConfig",
+        {
+            "text_config": _BIASED
+            | {"sliding_window": 3, "post_norm_eps": 0.05, "qk_scale_factor": 1.7, "output_multiplier": 0.6}
+            | {"layer_types": ["full_attention", "sliding_attention"], "layer_rope_theta": [0, 500.0]}
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "final_logit_softcapping": 4.0},
+            "vision_config": _VISION | {"patch_size": 4, "pos_emb_height": 4, "pos_emb_width": 4},
+            "out_hidden_size": 64,
+            "projector_hidden_size": 12,
+            "tie_word_embeddings": False,
+        },
+    ),
     "seed_oss": (
         "SeedOssForCausalLM",
         "SeedOssConfig",

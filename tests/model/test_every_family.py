@@ -156,7 +156,7 @@ def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
 def norm(model: Model, name: str, layer: int, x: Tensor) -> Tensor:
     """Apply a norm layer with its gain and shift."""
     gain, shift = model.vector(name, layer), model.vector(f"{name}_bias", layer)
-    return apply_norm(x, model.family.norm, model.dims.eps, gain, shift)
+    return apply_norm(x, model.family.norm, model.dims.eps_of(name), gain, shift)
 
 
 def added(model: Model, site: str, layer: int, x: Tensor, written: Tensor) -> Tensor:
@@ -663,6 +663,10 @@ SPOILS: dict[str, Spoil] = {
     ),
     "no unembedding_bias": lambda m: without("unembedding_bias")(m) if m.family.causal else None,
     "no gain offset": no_offset,
+    "gains all offset": lambda m: (
+        replace(m, layout=replace(m.layout, plain_gains=())) if m.layout.plain_gains else None
+    ),
+    "no eps behind": lambda m: with_dims(m, eps_behind=0.5) if m.dims.eps_behind else None,
     "split otherwise": unsplit,
     "rows interleaved": interleaved,
     "an expert further": lambda m: OffByOne(**vars_of(m)) if m.dims.experts > 1 else None,

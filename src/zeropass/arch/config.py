@@ -138,6 +138,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
         latent_eps=reader.number("latent_eps") or 0.0,
+        eps_behind=reader.number("eps_behind") or 0.0,
         mixer=_mixer(reader, d) if family.mixer else None,
         mixer_layers=tuple(layer for layer, sites in enumerate(parts) if "mixer" in sites),
         no_attention=tuple(layer for layer, sites in enumerate(parts) if "attn" not in sites),
@@ -226,12 +227,12 @@ def _shared_neurons(reader: "_Reader", neurons: int) -> int:
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
     """Return the factor of attention logits: a stated one, or one over the root of a stated width or of a head's.
 
-    Where several products are added to one logit, the width counts for each.
+    Where several products are added to one logit, the width counts for each. A further factor multiplies all that.
     """
     if family.unscaled:
         return 1.0
-    terms = reader.number("attention_terms") or 1.0
-    return reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5
+    terms, factor = reader.number("attention_terms") or 1.0, reader.number("attention_factor") or 1.0
+    return factor * (reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5)
 
 
 def _residual_scale(reader: "_Reader", layers: int) -> float:
@@ -384,7 +385,7 @@ class _Reader:
         if self.value("only_rotated_local"):
             return tuple(layer for layer in range(layers) if layer not in self.unrotated(layers, ()))
         if (period := self.size("local_every")) is not None:
-            return tuple(layer for layer in range(layers) if (layer + 1) % period)
+            return tuple(layer for layer in range(layers) if self._counted(layer, layers) % period)
         if (period := self.size("global_every")) is not None:
             return tuple(layer for layer in range(layers) if layer % period)
         return (
@@ -423,11 +424,27 @@ class _Reader:
                     f"layers; it is {str(flags)[:60]}."
                 )
             return tuple(layer for layer, flag in enumerate(flags) if not flag)
+        if thetas := self.value("layer_thetas"):
+            return self._without_base(thetas, layers)
         if (period := self.size("unrotated_every")) is not None:
-            return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
+            return tuple(layer for layer in range(layers) if self._counted(layer, layers) % period == 0)
         if (only_local := self.value("only_local_rotated")) and (local or only_local == "always"):
             return tuple(layer for layer in range(layers) if layer not in local)
         return ()
+
+    def _counted(self, layer: int, layers: int) -> int:
+        """Return the number of a layer, from one on; where periods are counted from the last layer back, from there."""
+        return layer - layers + 1 if self.value("counted_back") else layer + 1
+
+    def _without_base(self, thetas: object, layers: int) -> tuple[int, ...]:
+        """Return the layers whose own rotary base is 0, which stands for none; the others must have that of all."""
+        base = self.rope(0).theta
+        if not isinstance(thetas, Sequence) or len(thetas) != layers or any(theta not in (0, base) for theta in thetas):
+            raise BadModel(
+                f"{self.files.place}: {self.keys('layer_thetas')} must be 0 or {base:g}, the base of the rotary "
+                f"positions, for each of the {layers} layers; it is {str(thetas)[:60]}."
+            )
+        return tuple(layer for layer, theta in enumerate(thetas) if not theta)
 
     def growth(self) -> Growth | None:
         """Return how queries grow with their position; None where they do not."""

@@ -175,9 +175,9 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "soft-caps of logits are stated and not applied: they change scores, not ranks"
     if "window" in keys and (dims is None or dims.window):
         yield "windows of attention are stated and not applied: a map of a head has pairs at any distance"
-    if {"rotated_layers", "only_local_rotated", "unrotated_every"} & (keys | layout.constants.keys()) and (
-        dims is None or dims.unrotated
-    ):
+    if {"rotated_layers", "layer_thetas", "only_local_rotated", "unrotated_every"} & (
+        keys | layout.constants.keys()
+    ) and (dims is None or dims.unrotated):
         yield "some layers have no positions: their maps do not depend on the offset"
     if family.sinusoids:
         yield "positions are sines and cosines by a formula, not parameters: they have no addresses"

@@ -190,6 +190,7 @@ class Layout(ShortRepr):
         unread: Regular expressions of tensors that hold no parameter of the stream.
         sinusoids: Tables of positions that the family computes; a file may have them, with the same numbers.
         gain_offset: Number added to the gain of every norm but one inside a mixer: Gemma's files hold γ − 1.
+        plain_gains: Canonical names of the norms to whose gain it is not added.
         constants: Values that files of this format never state.
         defaults: Values implied if a configuration has none of the keys of a name; a null key counts as present.
         harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
@@ -210,10 +211,15 @@ class Layout(ShortRepr):
     unread: tuple[str, ...] = ()
     sinusoids: tuple[str, ...] = ()
     gain_offset: float = 0.0
+    plain_gains: tuple[str, ...] = ()
     constants: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     only_with: str = ""
+
+    def offset_of(self, what: str) -> float:
+        """Return the number that is added to a stored vector: `gain_offset` for a gain, else none."""
+        return self.gain_offset if what.endswith("_norm") and what not in self.plain_gains else 0.0
 
     @property
     def queries(self) -> Stored:
@@ -495,6 +501,7 @@ class Dimensions(ShortRepr):
         q_latent: Width of the latent that queries are made of; 0 where they are made of the stream itself.
         kv_latent: Width of the latent that keys and values are made of, but for the rotary part of keys; 0 for none.
         latent_eps: What is added to the mean square in the norms of latents.
+        eps_behind: The same in the norms behind a block; 0 where it is that of all others.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
@@ -563,6 +570,7 @@ class Dimensions(ShortRepr):
     q_latent: int = 0
     kv_latent: int = 0
     latent_eps: float = 0.0
+    eps_behind: float = 0.0
     mixer: Mixer | None = None
     mixer_layers: tuple[int, ...] = ()
     no_attention: tuple[int, ...] = ()
@@ -573,6 +581,10 @@ class Dimensions(ShortRepr):
         if base_role(role)[0] == OUTPUT_GATE and self.gate_dim:
             return self.gate_dim
         return (self.value_dim or self.head_dim) if base_role(role)[0] in ("v", "o", OUTPUT_GATE) else self.head_dim
+
+    def eps_of(self, norm: str) -> float:
+        """Return what is added to the mean square in a norm of the stream, by its canonical name."""
+        return (self.eps_behind if norm.endswith("_post_norm") else 0.0) or self.eps
 
     @property
     def group(self) -> int:

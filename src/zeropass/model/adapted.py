@@ -108,8 +108,7 @@ class Adapted(Model):
             before = self.base.vector(what, layer)
         else:
             layout = self.family.layout("hf")
-            offset = layout.gain_offset if layout is not None and what.endswith("_norm") else 0.0
-            before = replacement.to(self.device) + offset
+            before = replacement.to(self.device) + (0.0 if layout is None else layout.offset_of(what))
         if before is None and (size := self._added_size(what)):
             before = torch.zeros(size, device=self.device)
         return before if before is None or change is None else change.applied(before)

@@ -256,9 +256,8 @@ class Block:
         return scale * (self._normed(written, behind) if self.model.has(behind) else written)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        return apply_norm(
-            x, self.model.family.norm, self.model.dims.eps, self.vector(name), self.vector(f"{name}_bias")
-        )
+        eps = self.model.dims.eps_of(name)
+        return apply_norm(x, self.model.family.norm, eps, self.vector(name), self.vector(f"{name}_bias"))
 
     # Attention
 

@@ -82,6 +82,7 @@ _DEFAULTS = {
     "q_latent": 0,
     "kv_latent": 0,
     "latent_eps": 0.0,
+    "eps_behind": 0.0,
 }
 """The values that `Model.info` omits, as it omits what is absent."""
 
@@ -211,7 +212,7 @@ class Model(ShortRepr):
         each = [self._entries(part, name) for part, name in parts]
         values = each[0] if len(each) == 1 else torch.stack(each) if what == "value_bias" else torch.cat(each)
         values = values.to(self.device)
-        return values + self.layout.gain_offset if what.endswith("_norm") and self.layout.gain_offset else values
+        return values + offset if (offset := self.layout.offset_of(what)) else values
 
     def head(self, role: str, layer: int, head: int) -> Tensor:
         """Return the (d_h, d) vectors of one query head: its own q or o, or the k or v of its group (GQA)."""

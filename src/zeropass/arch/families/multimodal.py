@@ -142,6 +142,14 @@ QWEN3_VL_MOE = replace(QWEN3_VL, model_types=("qwen3_vl_moe",), texts=("qwen3_vl
 GLM4V = replace(QWEN3_VL, model_types=("glm4v", "glm46v"), texts=("glm4v_text", "glm4v_moe_text"))
 GLM4V_MOE = replace(QWEN3_VL, model_types=("glm4v_moe",), texts=("glm4v_moe_text",))
 GLM_OCR = replace(QWEN3_VL, model_types=("glm_ocr",), texts=("glm_ocr_text",))
+MUSE_GLIMMER = replace(
+    QWEN3_VL,
+    model_types=("muse_glimmer",),
+    texts=("muse_glimmer_text",),
+    towers={"vision_tower": "vision tower", "vision_adapter": "projector", "vision_projection": "projector"},
+    fixed={},
+    harmless=("out_hidden_size", r"projector_hidden_(size|act)"),
+)
 EXAONE4_5 = replace(QWEN3_VL, model_types=("exaone4_5",), texts=("exaone4",))
 QWEN3_5 = replace(QWEN3_VL, model_types=("qwen3_5",), texts=("qwen3_5_text",))
 QWEN3_5_MOE = replace(QWEN3_VL, model_types=("qwen3_5_moe",), texts=("qwen3_5_moe_text",))
@@ -243,6 +251,7 @@ WRAPPERS = (
     GLM4V,
     GLM4V_MOE,
     GLM_OCR,
+    MUSE_GLIMMER,
     EXAONE4_5,
     QWEN3_5,
     QWEN3_5_MOE,
@@ -341,6 +350,15 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "num_attention_heads": 32,
         "num_key_value_heads": 2,
         "intermediate_size": 13696,
+        "rms_norm_eps": 1e-05,
+    },
+    "muse_glimmer_text": {
+        "hidden_size": 6656,
+        "num_hidden_layers": 52,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "intermediate_size": 19968,
         "rms_norm_eps": 1e-05,
     },
     "glm_ocr_text": {
