@@ -250,6 +250,20 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"num_experts": 6, "num_shared_experts": 2, "moe_intermediate_size": 16, "route_scale": 1.7}
         | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "mup_enabled": True},
     ),
+    "flint": (
+        "FlintForCausalLM",
+        "FlintConfig",
+        _BIASED
+        | (_EXPERTS | _SHARED_EXPERT)
+        | {"layer_types": ["full_attention", "sliding_attention"], "mlp_only_layers": [0], "sliding_window": 3},
+    ),
+    "kolibri1": (
+        "Kolibri1ForCausalLM",
+        "Kolibri1Config",
+        {name: value for name, value in _WIDE.items() if name != "intermediate_size"}
+        | (_EXPERTS | _SHARED_EXPERT)
+        | {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3},
+    ),
     "solar_open": (
         "SolarOpenForCausalLM",
         "SolarOpenConfig",

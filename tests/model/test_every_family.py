@@ -703,6 +703,7 @@ SPOILS: dict[str, Spoil] = {
     "norm before the rotation": lambda m: (
         with_family(m, qk_norm_behind=False) if m.family.qk_norm_behind and m.has("q_norm") else None
     ),
+    "chosen by scores": variant("router_by_logits", False),
     "routers scale outputs": variant("router_scales_input", False),
     "QK-norm in all layers": lambda m: (
         with_family(m, qk_norm_rotated=False) if m.family.qk_norm_rotated and m.dims.unrotated else None

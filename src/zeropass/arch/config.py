@@ -382,6 +382,8 @@ class _Reader:
         layer_types = self.value("layer_kinds") or _expand_pattern(self.files, self.value("layer_pattern"))
         if isinstance(layer_types, Sequence) and not isinstance(layer_types, str) and len(layer_types) == layers:
             return tuple(n for n, name in enumerate(layer_types) if name in (True, "local") or _is_local(str(name)))
+        if self.value("kinds_required"):
+            raise BadModel(f"{self.files.place}: the configuration lacks {self.keys('layer_kinds')}.")
         if self.value("only_rotated_local"):
             return tuple(layer for layer in range(layers) if layer not in self.unrotated(layers, ()))
         if (period := self.size("local_every")) is not None:
@@ -414,8 +416,8 @@ class _Reader:
     def unrotated(self, layers: int, local: tuple[int, ...]) -> tuple[int, ...]:
         """Return the layers without rotary positions, from a list of flags, a period, or as those without a window.
 
-        ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer. A model without any
-        window rotates in all layers, unless ``only_local_rotated`` is ``always``.
+        ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer. Where no window is
+        stated, all layers rotate, unless ``only_local_rotated`` is ``always``.
         """
         if flags := self.value("rotated_layers"):
             if not isinstance(flags, Sequence) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
@@ -428,7 +430,8 @@ class _Reader:
             return self._without_base(thetas, layers)
         if (period := self.size("unrotated_every")) is not None:
             return tuple(layer for layer in range(layers) if self._counted(layer, layers) % period == 0)
-        if (only_local := self.value("only_local_rotated")) and (local or only_local == "always"):
+        only_local = self.value("only_local_rotated")
+        if only_local and (local or only_local == "always" or self.value("window")):
             return tuple(layer for layer in range(layers) if layer not in local)
         return ()
 

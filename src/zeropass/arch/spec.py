@@ -282,6 +282,7 @@ class Family(ShortRepr):
         embed_normed: True if embeddings are normed, without a gain.
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
+        router_by_logits: True if experts are chosen by their logits and the correction, not by their scores.
         router_scales_input: True if the weight of an expert multiplies what it reads, not what it writes.
         mixer: The mixer of a hybrid (`mixers`).
         layer_types: The parts of each type of layer of a hybrid, by the name that configurations have for it. Where
@@ -320,6 +321,7 @@ class Family(ShortRepr):
     embed_normed: bool = False
     logits_scaled: bool = False
     router_normed: bool = False
+    router_by_logits: bool = False
     router_scales_input: bool = False
     mixer: MixerKind | Literal[""] = ""
     layer_types: Mapping[str, tuple[Site | Literal["dense"], ...]] = field(default_factory=dict)

@@ -485,7 +485,7 @@ class Block:
         """Return the weights of routed experts by their scores."""
         dims = self.model.dims
         scores = logits.sigmoid() if dims.router_sigmoid else logits.softmax(-1)
-        experts = self._chosen(scores)
+        experts = self._chosen(logits if self.model.family.router_by_logits else scores)
         best = scores.gather(-1, experts)
         best = best / best.sum(-1, keepdim=True) if dims.router_normed else best
         return torch.zeros_like(scores).scatter(-1, experts, dims.router_scale * best)
