@@ -595,6 +595,20 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
             "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
         },
     ),
+    "qwen3_moe-omni": (
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+        "Qwen3OmniMoeThinkerConfig",
+        {
+            "text_config": _BIASED
+            | _EXPERTS
+            | {"num_experts": 5, "moe_intermediate_size": 16, "mlp_only_layers": [1]}
+            | _mrope(2, 1, 1),
+            "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+            "vision_start_token_id": VOCAB,
+            "audio_config": {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20}
+            | {"num_mel_bins": 8, "max_source_positions": 16, "output_dim": 24, "downsample_hidden_size": 8},
+        },
+    ),
     "bert": ("BertForMaskedLM", "BertConfig", _THREE),
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
     "roberta-xlm": ("XLMRobertaForMaskedLM", "XLMRobertaConfig", _THREE | {"pad_token_id": 1}),

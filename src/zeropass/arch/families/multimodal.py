@@ -175,6 +175,24 @@ QWEN2_5_OMNI = replace(
     config="thinker_config.text_config",
     others=(*QWEN2_5_OMNI_THINKER.others, "talker_config", "token2wav_config"),
 )
+QWEN3_OMNI_THINKER = replace(
+    QWEN2_5_OMNI_THINKER,
+    model_types=("qwen3_omni_moe_thinker",),
+    texts=("qwen3_omni_moe_text",),
+    prefixes={"model.": ""},
+)
+QWEN3_OMNI = replace(
+    QWEN3_OMNI_THINKER,
+    model_types=("qwen3_omni_moe",),
+    prefixes={"thinker.model.": "thinker."},
+    towers={
+        **{f"thinker.{tower}": what for tower, what in QWEN3_OMNI_THINKER.towers.items()},
+        "talker": "model of speech",
+        "code2wav": "decoder of sound",
+    },
+    config="thinker_config.text_config",
+    others=(*QWEN3_OMNI_THINKER.others, "talker_config", "code2wav_config"),
+)
 QWEN2_AUDIO = Wrapper(
     model_types=("qwen2_audio",),
     texts=("qwen2",),
@@ -257,19 +275,19 @@ WRAPPERS = (
     QWEN3_5_MOE,
     QWEN2_5_OMNI_THINKER,
     QWEN2_5_OMNI,
+    QWEN3_OMNI_THINKER,
+    QWEN3_OMNI,
     QWEN2_AUDIO,
     VOXTRAL,
     INTERNVL_CHAT,
     MULTI_MODALITY,
 )
 
-_STACKED = "its experts are stored in one tensor"
 NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "gemma4": "it adds an embedding in every layer",
     "mllama": "some of its layers read images alone",
     "phi4_multimodal": "its text model has adapters of its own for images and sound",
-    "qwen3_omni_moe": _STACKED,
 }
 """Multimodal models that are well known and not read, each with the reason."""
 
@@ -435,6 +453,16 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "moe_intermediate_size": 512,
         "shared_expert_intermediate_size": 512,
         "rms_norm_eps": 1e-6,
+    },
+    "qwen3_omni_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "rms_norm_eps": 1e-6,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
     },
     "qwen2_5_omni_text": {
         "hidden_size": 3584,

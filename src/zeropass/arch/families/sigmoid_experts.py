@@ -236,7 +236,11 @@ AFMOE = replace(
         replace(
             HF_LAYOUT,
             config={
-                **{name: keys for name, keys in EXAONE_MOE.layouts[0].config.items() if "groups" not in name},
+                **{
+                    name: keys
+                    for name, keys in EXAONE_MOE.layouts[0].config.items()
+                    if "groups" not in name and name != "beyond"
+                },
                 "dense_first": ("num_dense_layers",),
                 "router_scale": ("route_scale",),
                 "local_every": ("global_attn_every_n_layers",),
