@@ -248,7 +248,8 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _BIASED
         | _EXPERTS
         | {"num_experts": 6, "num_shared_experts": 2, "moe_intermediate_size": 16, "route_scale": 1.7}
-        | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "mup_enabled": True},
+        | {"layer_types": ["sliding_attention"] * 3 + ["full_attention"], "sliding_window": 3, "mup_enabled": True}
+        | {"num_hidden_layers": 4, "route_norm": True},
     ),
     "flint": (
         "FlintForCausalLM",

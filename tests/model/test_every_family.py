@@ -24,7 +24,7 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import GATES, Block, embedded, final_logits
+from zeropass.model.blocks import Block, embedded, final_logits
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -379,9 +379,7 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
     took, gave = split(case.text.took(into, layer), model), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
     values = split(values if clip is None else values.clamp(-clip, clip), model)
-    gates = torch.ones_like(took)
-    if model.family.gated:
-        gates = GATES[model.family.gate](read(model, "g", layer, x)).unflatten(-1, (model.dims.heads, -1))
+    gates = split(read(model, "g", layer, x).sigmoid(), model) if model.family.gated else torch.ones_like(took)
     mixed = torch.stack([weights[:, n] @ values[:, :, model.kv_head("v", n)] for n in range(model.dims.heads)], -2)
     worst, written = error(mixed * gates, took), bias_of(model, "cross_bias" if cross else "attn_bias", layer)
     inputs = split(divided(model, f"{cross}o", (mixed * gates).flatten(-2)), model)
@@ -642,9 +640,6 @@ SPOILS: dict[str, Spoil] = {
     "inputs of a mixer joined": ungrouped,
     "no gain inside a mixer": without("inner_gain"),
     "no output gates": no_gates,
-    "gates of another function": lambda m: (
-        with_family(m, gate="softplus" if m.family.gate == "sigmoid" else "sigmoid") if m.family.gated else None
-    ),
     "norms inside swapped": swapped("o_in_norm", "value_in_norm"),
     **{f"no {name}": without(name) for name in ("o_in_norm", "value_in_norm")},
     "gates behind all queries": gates_behind,

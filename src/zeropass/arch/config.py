@@ -16,7 +16,7 @@ Names = frozenset[str]
 _SIZES = (
     *("layers", "d", "heads", "kv_heads", "head_dim", "neurons", "vocab", "embed", "experts", "experts_used"),
     *("dense_neurons", "router_groups", "router_groups_used", "router_group_best"),
-    *("value_dim", "gate_dim", "q_latent", "kv_latent"),
+    *("value_dim", "q_latent", "kv_latent"),
 )
 _LAYER_ALLOWANCE = 200
 """The number of layers that a file with few tensors may still claim: ALBERT's layers share theirs."""

@@ -275,7 +275,6 @@ class Family(ShortRepr):
         qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
         qk_norm_rotated: True if only layers with rotary positions norm queries and keys.
         turned_back: True if positions rotate against the usual direction.
-        gate: The function of the output gates of heads, where they have them.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
         unscaled: True if attention logits are not divided by √d_h.
         embed_scaled: True if embeddings are multiplied by √d.
@@ -314,7 +313,6 @@ class Family(ShortRepr):
     qk_norm_behind: bool = False
     qk_norm_rotated: bool = False
     turned_back: bool = False
-    gate: Literal["sigmoid", "softplus"] = "sigmoid"
     alibi: Literal["", "plain", "scaled"] = ""
     unscaled: bool = False
     embed_scaled: bool = False
@@ -499,7 +497,6 @@ class Dimensions(ShortRepr):
         longest: Number of positions of a model that computes them; None for any number.
         head_dim: Width of a head's queries and keys.
         value_dim: Width of a head's values; 0 where it is that of its queries.
-        gate_dim: Number of output gates of a head, 1 where they are one; 0 for one for each number that it passes on.
         q_latent: Width of the latent that queries are made of; 0 where they are made of the stream itself.
         kv_latent: Width of the latent that keys and values are made of, but for the rotary part of keys; 0 for none.
         latent_eps: What is added to the mean square in the norms of latents.
@@ -568,7 +565,6 @@ class Dimensions(ShortRepr):
     distance_buckets: int = 0
     gate_limit: float | None = None
     value_dim: int = 0
-    gate_dim: int = 0
     q_latent: int = 0
     kv_latent: int = 0
     latent_eps: float = 0.0
@@ -580,8 +576,6 @@ class Dimensions(ShortRepr):
 
     def width(self, role: str) -> int:
         """Return the width of a head for a role, its bias or its map: of values for v, o and g, else of queries."""
-        if base_role(role)[0] == OUTPUT_GATE and self.gate_dim:
-            return self.gate_dim
         return (self.value_dim or self.head_dim) if base_role(role)[0] in ("v", "o", OUTPUT_GATE) else self.head_dim
 
     def eps_of(self, norm: str) -> float:

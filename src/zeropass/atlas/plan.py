@@ -114,7 +114,7 @@ def identity(model: Model, options: Options, lens: LensMaps | None = None) -> di
             "heads": model.dims.heads,
             "kv_heads": model.dims.kv_heads,
             "head_dim": model.dims.head_dim,
-            **{name: width for name in ("value_dim", "gate_dim") if (width := getattr(model.dims, name))},
+            **({"value_dim": model.dims.value_dim} if model.dims.value_dim else {}),
             "vocabulary": model.dims.vocab,
             "tied": model.dims.tied,
             "norm": f"{model.family.norm_place}-{model.family.norm}",

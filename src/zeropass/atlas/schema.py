@@ -224,7 +224,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
         if type(value) is not entry_type or (isinstance(value, int) and value < least):
             raise BadAtlas(f"{path}: {name} is {value!r}, which is impossible; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
-    widths = {name: manifest["model"].get(name, 1) for name in ("value_dim", "gate_dim")}
+    value_dim = manifest["model"].get("value_dim", 1)
     integers = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
     ranged = layers is None or (integers and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
     mlps, ff_roles = mlps_of(manifest["model"]), manifest["model"]["ff_roles"]
@@ -232,7 +232,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     counted = all(isinstance(view, dict) and all(type(count) is int for count in view.values()) for view in hidden)
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
-        *((f"model.{name}", type(width) is int and width > 0) for name, width in widths.items()),
+        ("model.value_dim", type(value_dim) is int and value_dim > 0),
         ("model.experts", mlps is not None),
         *((f"model.{name}", _are_layers(manifest["model"].get(name, []))) for name in LACKING),
         ("model.ff_roles", sorted(map(str, ff_roles)) == sorted(set(map(str, ff_roles)) & set(FF_ROLES))),
@@ -251,9 +251,8 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
 
 def head_width(sizes: Mapping[str, Any], role: str) -> int:
     """Return the width of a head for a role, by the part of a manifest on the model or by `Dimensions` as a dict."""
-    role = base_role(role)
-    own = sizes.get("gate_dim") if role == OUTPUT_GATE else 0
-    width: int = own or (sizes.get("value_dim") if role[0] in ("v", "o", OUTPUT_GATE) else 0) or sizes["head_dim"]
+    of_values = base_role(role)[0] in ("v", "o", OUTPUT_GATE)
+    width: int = (sizes.get("value_dim") if of_values else 0) or sizes["head_dim"]
     return width
 
 

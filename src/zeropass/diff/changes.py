@@ -102,7 +102,7 @@ class Comparison:
             raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
         sizes = (
             *("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts"),
-            *("shared_neurons", "dense", "dense_neurons", "value_dim", "gate_dim", "q_latent", "kv_latent"),
+            *("shared_neurons", "dense", "dense_neurons", "value_dim", "q_latent", "kv_latent"),
             *("mixer", "mixer_layers", "no_attention", "no_mlp"),
         )
         for size in sizes:

@@ -57,9 +57,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
 
-GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "softplus": functional.softplus}
-"""The functions of the output gates of heads."""
-
 XIELU = ("xielu_above", "xielu_below", "xielu_slope", "xielu_bound")
 """The canonical tensors of the numbers that a layer's xIELU has learned."""
 
@@ -190,11 +187,7 @@ class Block:
 
     def _let_through(self, mixed: Tensor, y: Tensor) -> Tensor:
         """Return what heads attended to (…, heads d_h) times their output gates, where they have them."""
-        if not self.model.family.gated:
-            return mixed
-        gates = GATES[self.model.family.gate](self._linear(y, OUTPUT_GATE))
-        each = gates.shape[-1] // self.model.dims.heads
-        return mixed * gates.repeat_interleave(self.model.dims.width("o") // each, -1)
+        return mixed * self._linear(y, OUTPUT_GATE).sigmoid() if self.model.family.gated else mixed
 
     def _divided(self, x: Tensor, role: str) -> Tensor:
         """Return what goes into an output layer, divided by its length where a norm stands there."""

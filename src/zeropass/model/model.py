@@ -78,7 +78,6 @@ _DEFAULTS = {
     "router_group_best": 2,
     "router_scale": 1.0,
     "value_dim": 0,
-    "gate_dim": 0,
     "q_latent": 0,
     "kv_latent": 0,
     "latent_eps": 0.0,
