@@ -475,6 +475,20 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    "granite_swa": (
+        "GraniteSWAForCausalLM",
+        "GraniteSWAConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "attention_multiplier": 0.3}
+        | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 5.0, "sliding_window": 3}
+        | {"layer_rope_theta": [0, 10000.0], "tie_word_embeddings": False},
+    ),
+    "granitemoe_swa": (
+        "GraniteMoeSWAForCausalLM",
+        "GraniteMoeSWAConfig",
+        _GRANITE_MOE | {"shared_intermediate_size": 12, "sliding_window": 3},
+    ),
+    "granitemoe_swa-routed": ("GraniteMoeSWAForCausalLM", "GraniteMoeSWAConfig", _GRANITE_MOE | {"sliding_window": 3}),
     "seed_oss": (
         "SeedOssForCausalLM",
         "SeedOssConfig",

@@ -351,8 +351,22 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
 
 
 def without_sinks(case: Case, logits: Tensor) -> Tensor:
-    """Return attention logits relative to that of the sink, if there is one; it is the last column."""
-    return logits[..., :-1] - logits[..., -1:] if case.model.has("sinks") else logits
+    """Return attention logits relative to that of the sink, if it is among them as the last column."""
+    return logits[..., :-1] - logits[..., -1:] if case.model.has("sinks") and has_sink(logits) else logits
+
+
+def has_sink(x: Tensor) -> bool:
+    """Tell whether logits or weights have a column for the sink, beside one for each of the keys."""
+    return x.shape[-1] > x.shape[-2]
+
+
+def attention_weights(case: Case, model: Model, layer: int, cross: str) -> Tensor:
+    """Return the weights of the keys; a sink takes its share as a column, or in Granite as a factor behind the rest."""
+    call = case.text.call(layer, "cross" if cross else "attn")
+    weights, sinks = case.text.weights[call], model.vector("sinks", layer)
+    if sinks is None or has_sink(weights):
+        return weights if sinks is None else weights[..., :-1]
+    return weights * (case.text.logits[call].logsumexp(-1, keepdim=True) - sinks[:, None, None]).sigmoid()
 
 
 def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> Tensor:
@@ -373,8 +387,7 @@ def centred(x: Tensor, seen: Tensor) -> Tensor:
 
 def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -> float:
     """Compare what each head makes of the values of states x, and what all heads write."""
-    weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
-    weights = weights[..., :-1] if model.has("sinks") else weights
+    weights = attention_weights(case, model, layer, cross)
     into = model.layout.inner_norm(f"{cross}o") or f"{cross}o"
     took, gave = split(case.text.took(into, layer), model), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", layer, x), model.dims.clip

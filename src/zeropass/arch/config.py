@@ -221,7 +221,7 @@ def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
 
 def _shared_neurons(reader: "_Reader", neurons: int) -> int:
     """Return the neurons of the expert that every token goes through: stated, or so many times those of another."""
-    return reader.size("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
+    return reader.count("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
 
 
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:

@@ -1,7 +1,9 @@
-"""Decoders built like Llama, with norms inside their attention and MLP or with gates of heads."""
+"""Decoders built like Llama or Granite, with norms inside their attention and MLP, gates of heads, or sinks."""
 
 from dataclasses import replace
 
+from zeropass.arch.families.dense import GRANITE
+from zeropass.arch.families.experts import GRANITEMOE, GRANITEMOE_SHARED
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import CONFIG, HF_LAYOUT, LAYER, NORMS_BEHIND
 from zeropass.arch.spec import Stored
@@ -64,4 +66,58 @@ MUSE_GLIMMER = replace(
     },
 )
 
-FAMILIES = (BITNET, MUSE_GLIMMER)
+_GRANITE_HF, _GRANITE_MOE_HF = GRANITE.layouts[0], GRANITEMOE_SHARED.layouts[0]
+_SINKS = {"sinks": Stored(LAYER + "self_attn.sinks")}
+_GRANITE_WINDOWS = {
+    "window": ("sliding_window",),
+    "layer_kinds": ("layer_types",),
+    "layer_thetas": ("layer_rope_theta",),
+}
+GRANITE_SWA = replace(
+    GRANITE,
+    name="granite_swa",
+    model_types=("granite_swa",),
+    tied_by_default=True,
+    layouts=(
+        replace(
+            _GRANITE_HF,
+            config={**_GRANITE_HF.config, **_GRANITE_WINDOWS},
+            tensors={**_GRANITE_HF.tensors, **_SINKS},
+            constants={"global_every": 4},
+            defaults={"window": 128},
+        ),
+    ),
+    when={},
+)
+_STACKED = f"{LAYER}block_sparse_moe.experts"
+_GRANITE_MOE_SWA_HF = replace(
+    _GRANITE_MOE_HF,
+    config={**_GRANITE_MOE_HF.config, **_GRANITE_WINDOWS},
+    tensors={
+        **_GRANITE_MOE_HF.tensors,
+        **_SINKS,
+        "router": Stored(f"{LAYER}block_sparse_moe.router.weight"),
+        "gate": Stored(f"{_STACKED}.gate_up_proj[{{expert}}]", part=(0, 2)),
+        "up": Stored(f"{_STACKED}.gate_up_proj[{{expert}}]", part=(1, 2)),
+        "value": Stored(f"{_STACKED}.down_proj[{{expert}}]", transpose=True),
+    },
+    constants={"global_every": 4},
+    defaults={"window": 128},
+)
+GRANITEMOE_SWA_SHARED = replace(
+    GRANITEMOE_SHARED, name="granitemoe_swa", model_types=("granitemoe_swa",), layouts=(_GRANITE_MOE_SWA_HF,)
+)
+GRANITEMOE_SWA = replace(
+    GRANITEMOE_SWA_SHARED,
+    layouts=(
+        replace(
+            _GRANITE_MOE_SWA_HF,
+            tensors={
+                what: stored for what, stored in _GRANITE_MOE_SWA_HF.tensors.items() if not what.startswith("shared_")
+            },
+        ),
+    ),
+    when=GRANITEMOE.when,
+)
+
+FAMILIES = (BITNET, MUSE_GLIMMER, GRANITE_SWA, GRANITEMOE_SWA, GRANITEMOE_SWA_SHARED)
