@@ -325,6 +325,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GptOssConfig",
         _WIDE | _EXPERTS | {"num_local_experts": 5, "sliding_window": 3, "swiglu_limit": 0.4, "rope_parameters": _YARN},
     ),
+    "openai_privacy_filter": (
+        "OpenAIPrivacyFilterForTokenClassification",
+        "OpenAIPrivacyFilterConfig",
+        _WIDE | _EXPERTS | {"num_local_experts": 5, "sliding_window": 2, "swiglu_limit": 0.4, "rope_parameters": _YARN},
+    ),
     "minimax_m2": (
         "MiniMaxM2ForCausalLM",
         "MiniMaxM2Config",

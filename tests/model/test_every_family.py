@@ -212,7 +212,10 @@ def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits of a router, and the weights and numbers of the experts that it chose."""
     gave = case.text.gave(ROUTER, layer)
     if len(gave) == 3:
-        return gave  # type: ignore[no-any-return]
+        logits, weights, experts = gave
+        # this one divides here, and multiplies behind the experts
+        divided = case.model.family.name == "openai_privacy_filter"
+        return logits, weights * case.model.dims.experts_used if divided else weights, experts
     shares, logits = gave  # Llama 4 gives the weights of all experts
     return (logits, *shares.topk(case.model.dims.experts_used))
 

@@ -392,7 +392,7 @@ class _Reader:
             return tuple(layer for layer in range(layers) if layer % period)
         return (
             tuple(range(self.count("window_from"), layers))
-            if self.value("window") is not None and self._windowed()
+            if (self.value("window") or self.value("reach")) is not None and self._windowed()
             else ()
         )
 
@@ -402,9 +402,9 @@ class _Reader:
         Gemma 3 and ModernBERT state both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``,
         ``ModernBertConfig.sliding_window``); ModernBERT's decoder has one of them, unless it states that itself.
         """
-        size, itself = self.size("window"), self.size("window_itself")
-        if itself:
-            return itself
+        size, itself, reach = (self.size(name) for name in ("window", "window_itself", "reach"))
+        if itself or reach:
+            return itself or (reach or 0) + 1  # a token reaches so many others on either side
         if not size or not self.value("window_of_both_sides"):
             return size
         return size // 2 + (not self.family.causal)  # one more, which each side counts as its own

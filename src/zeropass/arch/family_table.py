@@ -129,7 +129,7 @@ def attention_of(family: Family) -> str:
     heads = "latent" if layout.latent_of("k") else heads
     norm = "QK-norm" if family.qk_norm else ""
     sinks = "sinks" if "sinks" in layout.tensors else ""
-    window = "window" if "window" in layout.config else ""
+    window = "window" if {"window", "reach"} & layout.config.keys() else ""
     direction = "" if family.causal else "both ways"
     cross = "cross" if family.crosses else ""
     gates = "output gates" if family.gated else ""
@@ -173,7 +173,7 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "clip_qkv: qk maps have it, vo maps and lists leave it out"
     if {"attention_cap", "logit_cap"} & keys and (dims is None or dims.attention_cap or dims.logit_cap):
         yield "soft-caps of logits are stated and not applied: they change scores, not ranks"
-    if "window" in keys and (dims is None or dims.window):
+    if {"window", "reach"} & keys and (dims is None or dims.window):
         yield "windows of attention are stated and not applied: a map of a head has pairs at any distance"
     if {"rotated_layers", "layer_thetas", "only_local_rotated", "unrotated_every"} & (
         keys | layout.constants.keys()

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from zeropass.arch.families.dense import GRANITE
-from zeropass.arch.families.experts import GRANITEMOE, GRANITEMOE_SHARED
+from zeropass.arch.families.experts import GPT_OSS, GRANITEMOE, GRANITEMOE_SHARED
 from zeropass.arch.families.llama import LLAMA
-from zeropass.arch.families.parts import CONFIG, HF_LAYOUT, LAYER, NORMS_BEHIND
+from zeropass.arch.families.parts import CONFIG, HF_LAYOUT, LAYER, NORMS_BEHIND, PAIRED, WINDOWS
 from zeropass.arch.spec import Stored
 
 BITNET = replace(
@@ -120,4 +120,28 @@ GRANITEMOE_SWA = replace(
     when=GRANITEMOE.when,
 )
 
-FAMILIES = (BITNET, MUSE_GLIMMER, GRANITE_SWA, GRANITEMOE_SWA, GRANITEMOE_SWA_SHARED)
+_OSS_HF = GPT_OSS.layouts[0]
+PRIVACY_FILTER = replace(  # the factor of its router's weights is undone behind the experts
+    GPT_OSS,
+    name="openai_privacy_filter",
+    model_types=("openai_privacy_filter",),
+    causal=False,
+    layouts=(
+        replace(
+            _OSS_HF,
+            config={name: keys for name, keys in _OSS_HF.config.items() if name not in WINDOWS}
+            | {"reach": ("sliding_window",)},
+            tensors={
+                **{name: replace(stored, alternating=False) for name, stored in _OSS_HF.tensors.items()},
+                **PAIRED,
+            },
+            constants={},
+            defaults={"reach": 128, "rope": _OSS_HF.defaults["rope"]},
+            extra={"token_classifier": (Stored("^score.weight"), "read")},
+            unread=(r"\^score\.bias",),
+            harmless=("classifier_dropout",),
+        ),
+    ),
+)
+
+FAMILIES = (BITNET, MUSE_GLIMMER, GRANITE_SWA, GRANITEMOE_SWA, GRANITEMOE_SWA_SHARED, PRIVACY_FILTER)
