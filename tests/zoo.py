@@ -768,6 +768,9 @@ HYBRIDS = [
 ]
 """The entries with mixers, whose forward pass on a text is not modelled."""
 
+WITHOUT_LENS = ("qwen3_5-full", "afmoe", "muse_glimmer", "bitnet")
+"""The entries whose mean-field lens is refused: heads have gates, or norms stand inside attention and MLP."""
+
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     """Make one of the ZOO in float32 with every parameter drawn at random, and with eager attention where possible."""

@@ -11,7 +11,7 @@ from tiny import save
 from zeropass.errors import CannotRun
 from zeropass.model.calibrate import calibrate
 from zeropass.model.opening import open_model
-from zoo import tiny_model
+from zoo import WITHOUT_LENS, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
 
@@ -36,6 +36,7 @@ def test_an_adapter_on_a_gain_alone_touches_the_rows(tmp_path: Path) -> None:
     torch.testing.assert_close(model.matrix("o", 0), merged.matrix("o", 0), atol=1e-5, rtol=1e-5)
 
 
-def test_the_lens_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CannotRun, match="does not know norms inside attention and MLP"):
-        calibrate(open_model(str(save(tiny_model("bitnet"), tmp_path / "bitnet"))), source="random", progress=False)
+@pytest.mark.parametrize("name", WITHOUT_LENS)
+def test_the_lens_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(CannotRun, match="does not know (the output gates of heads|norms inside attention and MLP)"):
+        calibrate(open_model(str(save(tiny_model(name), tmp_path / name))), source="random", progress=False)
