@@ -38,5 +38,5 @@ def test_an_adapter_on_a_gain_alone_touches_the_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", WITHOUT_LENS)
 def test_the_lens_is_refused(name: str, tmp_path: Path) -> None:
-    with pytest.raises(CannotRun, match="does not know (the output gates of heads|norms inside attention and MLP)"):
+    with pytest.raises(CannotRun, match=r"does not know (the output gates of heads|norms inside attention and MLP)"):
         calibrate(open_model(str(save(tiny_model(name), tmp_path / name))), source="random", progress=False)
