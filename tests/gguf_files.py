@@ -126,7 +126,10 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
         if arch == MODEL_ARCH.GPT2 and name.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")):
             values = values.T
         yield from SPLITS.get(arch, _as_they_are)(
-            name.replace("e_score_correction_bias", "e_score_correction.bias"), values
+            name.replace("e_score_correction_bias", "e_score_correction.bias").replace(
+                "mlp.expert_bias", "mlp.expert_bias.bias"
+            ),
+            values,
         )
     rope = config.get("rope_parameters") or {}
     if arch in (MODEL_ARCH.PHI3, MODEL_ARCH.PHIMOE) and rope.get("long_factor"):
@@ -370,6 +373,16 @@ def _glm4moe(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_nextn_predict_layers(further)
 
 
+def _afmoe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _llama(writer, config)
+    writer.add_expert_shared_count(config["num_shared_experts"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_leading_dense_block_count(config["num_dense_layers"])
+    writer.add_expert_weights_norm(config["route_norm"])
+    writer.add_expert_weights_scale(config["route_scale"])
+    writer.add_sliding_window(config["sliding_window"])
+
+
 def _minimax_m2(writer: gguf.GGUFWriter, config: Config) -> None:
     _usual(writer, config)
     writer.add_expert_feed_forward_length(config["intermediate_size"])
@@ -603,6 +616,7 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.QWEN2MOE: _qwen2moe,
     MODEL_ARCH.DOTS1: _dots1,
     MODEL_ARCH.GLM4_MOE: _glm4moe,
+    MODEL_ARCH.AFMOE: _afmoe,
     MODEL_ARCH.MINIMAXM2: _minimax_m2,
     MODEL_ARCH.ERNIE4_5_MOE: _ernie4_5_moe,
     MODEL_ARCH.GRANITE_MOE: _granitemoe,

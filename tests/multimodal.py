@@ -117,6 +117,13 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Glm4vMoe", _TEXT | _HALF | _ROUTED | {"n_routed_experts": 6, "first_k_dense_replace": 1}, _GLM
     ),
     "glm_ocr": _model("GlmOcr", _TEXT | _HALF, _GLM),
+    "muse_glimmer": _model(
+        "MuseGlimmer",
+        _TEXT | {"head_dim": 8, "sliding_window": 3},
+        _VISION | {"patch_size": 4, "pos_emb_height": 4, "pos_emb_width": 4},
+        out_hidden_size=64,
+        projector_hidden_size=12,
+    ),
     "exaone4_5": _model(
         "Exaone4_5_", _of("exaone4", sliding_window=3, layer_types=["sliding_attention", "full_attention"]), _WINDOWED
     ),
@@ -168,6 +175,12 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "qwen2_5_omni_thinker": _model(
         "Qwen2_5OmniThinker", _TEXT | _MROPE, _WINDOWED, audio_config=_AUDIO | _MEL | {"output_dim": 24, "n_window": 2}
+    ),
+    "qwen3_omni_moe_thinker": _model(
+        "Qwen3OmniMoeThinker",
+        _TEXT | _MROPE | _ROUTED | {"head_dim": 6, "num_experts": 5},
+        _DEEP | {"num_position_embeddings": 16},
+        audio_config=_AUDIO | _MEL | {"output_dim": 24, "n_window": 2, "downsample_hidden_size": 8},
     ),
     "qwen2_audio": (
         "Qwen2AudioForConditionalGeneration",

@@ -152,6 +152,15 @@ def row_packed(weight: Tensor, bits: int = 4, size: int = 8, symmetric: bool = F
     return stored | ({} if symmetric else {"weight_zero_point": _words(zeros.T, bits).T.contiguous()}), values
 
 
+def ternary(weight: Tensor, divides: bool) -> Stored:
+    """Return a weight of BitNet: numbers -1, 0 and 1, in bytes that hold a row of each quarter."""
+    scale = weight.float().abs().mean()
+    numbers = (weight.float() / scale).round().clamp(-1, 1)
+    quarters = (numbers + 1).to(torch.uint8).unflatten(0, (4, -1))
+    packed = quarters[0] | quarters[1] << 2 | quarters[2] << 4 | quarters[3] << 6
+    return {"weight": packed, "weight_scale": (1 / scale if divides else scale).reshape(1)}, numbers * scale
+
+
 def mxfp4(weight: Tensor) -> Stored:
     """Return the blocks (…, rows, width / 32, 16) and scales of MXFP4, as the OCP MX specification 1.0 makes them."""
     blocks = weight.float().unflatten(-1, (-1, 32))
@@ -303,6 +312,12 @@ METHODS: dict[str, tuple[str, dict[str, Any], Callable[[Tensor], Stored]]] = {
     **{f"hqq-{bits}": (f"INT{bits}", _HQQ, partial(hqq, bits=bits)) for bits in (2, 3, 4, 5, 8)},
     **{f"hqq-columns-{bits}": (f"INT{bits}", _HQQ, partial(hqq, bits=bits, axis=0)) for bits in (3, 4)},
     "mlx-metal": ("INT4", _MLX | {"quant_method": "metal", "bits": 4}, partial(mlx, shift="qbiases")),
+    "bitnet-2": (
+        "INT2",
+        {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"},
+        partial(ternary, divides=False),
+    ),
+    "bitlinear-2": ("INT2", {"quant_method": "bitnet"}, partial(ternary, divides=True)),
     "modelopt-fp8": ("FP8", {"quant_method": "modelopt", "quant_algo": "FP8"}, fp8_of_modelopt),
 }
 """The stored type, the settings and the writer of every way in which weights are read."""

@@ -262,6 +262,29 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
         | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
     ),
+    "afmoe": (
+        "AfmoeForCausalLM",
+        "AfmoeConfig",
+        _BIASED
+        | _EXPERTS
+        | {"num_experts": 6, "num_shared_experts": 2, "moe_intermediate_size": 16, "route_scale": 1.7}
+        | {"layer_types": ["sliding_attention"] * 3 + ["full_attention"], "sliding_window": 3, "mup_enabled": True}
+        | {"num_hidden_layers": 4, "route_norm": True},
+    ),
+    "flint": (
+        "FlintForCausalLM",
+        "FlintConfig",
+        _BIASED
+        | (_EXPERTS | _SHARED_EXPERT)
+        | {"layer_types": ["full_attention", "sliding_attention"], "mlp_only_layers": [0], "sliding_window": 3},
+    ),
+    "kolibri1": (
+        "Kolibri1ForCausalLM",
+        "Kolibri1Config",
+        {name: value for name, value in _WIDE.items() if name != "intermediate_size"}
+        | (_EXPERTS | _SHARED_EXPERT)
+        | {"layer_types": ["full_attention", "sliding_attention"], "sliding_window": 3},
+    ),
     "solar_open": (
         "SolarOpenForCausalLM",
         "SolarOpenConfig",
@@ -326,6 +349,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "GptOssForCausalLM",
         "GptOssConfig",
         _WIDE | _EXPERTS | {"num_local_experts": 5, "sliding_window": 3, "swiglu_limit": 0.4, "rope_parameters": _YARN},
+    ),
+    "openai_privacy_filter": (
+        "OpenAIPrivacyFilterForTokenClassification",
+        "OpenAIPrivacyFilterConfig",
+        _WIDE | _EXPERTS | {"num_local_experts": 5, "sliding_window": 2, "swiglu_limit": 0.4, "rope_parameters": _YARN},
     ),
     "minimax_m2": (
         "MiniMaxM2ForCausalLM",
@@ -486,6 +514,35 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "PersimmonConfig",
         _THREE | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "partial_rotary_factor": 0.5}},
     ),
+    "bitnet": ("BitNetForCausalLM", "BitNetConfig", _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True}),
+    "muse_glimmer": (
+        "MuseGlimmerForConditionalGeneration",
+        "MuseGlimmerConfig",
+        {
+            "text_config": _BIASED
+            | {"sliding_window": 3, "post_norm_eps": 0.05, "qk_scale_factor": 1.7, "output_multiplier": 0.6}
+            | {"layer_types": ["full_attention", "sliding_attention"], "layer_rope_theta": [0, 500.0]}
+            | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}, "final_logit_softcapping": 4.0},
+            "vision_config": _VISION | {"patch_size": 4, "pos_emb_height": 4, "pos_emb_width": 4},
+            "out_hidden_size": 64,
+            "projector_hidden_size": 12,
+            "tie_word_embeddings": False,
+        },
+    ),
+    "granite_swa": (
+        "GraniteSWAForCausalLM",
+        "GraniteSWAConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "attention_multiplier": 0.3}
+        | {"embedding_multiplier": 3.0, "residual_multiplier": 0.4, "logits_scaling": 5.0, "sliding_window": 3}
+        | {"layer_rope_theta": [0, 10000.0], "tie_word_embeddings": False},
+    ),
+    "granitemoe_swa": (
+        "GraniteMoeSWAForCausalLM",
+        "GraniteMoeSWAConfig",
+        _GRANITE_MOE | {"shared_intermediate_size": 12, "sliding_window": 3},
+    ),
+    "granitemoe_swa-routed": ("GraniteMoeSWAForCausalLM", "GraniteMoeSWAConfig", _GRANITE_MOE | {"sliding_window": 3}),
     "seed_oss": (
         "SeedOssForCausalLM",
         "SeedOssConfig",
@@ -626,6 +683,20 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
             "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
         },
     ),
+    "qwen3_moe-omni": (
+        "Qwen3OmniMoeThinkerForConditionalGeneration",
+        "Qwen3OmniMoeThinkerConfig",
+        {
+            "text_config": _BIASED
+            | _EXPERTS
+            | {"num_experts": 5, "moe_intermediate_size": 16, "mlp_only_layers": [1]}
+            | _mrope(2, 1, 1),
+            "vision_config": _QWEN_VISUAL | {"deepstack_visual_indexes": [0], "num_position_embeddings": 16},
+            "vision_start_token_id": VOCAB,
+            "audio_config": {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20}
+            | {"num_mel_bins": 8, "max_source_positions": 16, "output_dim": 24, "downsample_hidden_size": 8},
+        },
+    ),
     "bert": ("BertForMaskedLM", "BertConfig", _THREE),
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
     "roberta-xlm": ("XLMRobertaForMaskedLM", "XLMRobertaConfig", _THREE | {"pad_token_id": 1}),
@@ -661,6 +732,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _THREE
         | {"norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "norm_bias": True}
         | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False},
+    ),
+    "modernbert-decoder": (
+        "ModernBertDecoderForCausalLM",
+        "ModernBertDecoderConfig",
+        _THREE
+        | {"norm_eps": 1e-2, "attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
+        | {"cls_token_id": 0, "sep_token_id": 0, "tie_word_embeddings": False, "local_attention": 6}
+        | {"layer_types": ["sliding_attention", "full_attention"]},
     ),
     "nomic_bert": ("NomicBertForMaskedLM", "NomicBertConfig", _THREE),
     "gte": ("GteForMaskedLM", "GteConfig", _THREE),
@@ -755,6 +834,9 @@ HYBRIDS = [name for name in ZOO if not name.endswith("-full") and name.partition
 
 UNEVEN = [name for name in ZOO if name.startswith("gemma4")]
 """The entries whose layers differ in more than the lens, and what adds vectors to a text, know."""
+
+WITHOUT_LENS = ("bitnet",)
+"""The entries whose mean-field lens is refused: norms stand inside attention and MLP."""
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:

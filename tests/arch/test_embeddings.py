@@ -141,7 +141,7 @@ def test_a_stack_reads_its_own_copy_where_it_differs(stack: str, tmp_path: Path)
 
 
 INSIDE = ("qwen2_vl_text", "qwen2_5_vl_text", "qwen3_vl_text", "qwen3_vl_moe_text", "qwen2_5_omni_text")
-INSIDE += ("glm4v_text", "glm_ocr_text")
+INSIDE += ("glm4v_text", "glm_ocr_text", "qwen3_omni_moe_text")
 
 
 def test_defaults_and_forced_ties_are_those_of_transformers() -> None:

@@ -20,6 +20,7 @@ from zeropass.arch.keys import _used, is_harmless
 from zeropass.arch.wrappers import layouts_in, text_files, wrapper_files, wrapper_of
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily, ZeropassError
+from zeropass.model.blocks import Block, embedded
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zoo import DECODERS, ZOO, tiny_model
@@ -297,7 +298,7 @@ def test_a_left_over_quantisation_is_a_note(tmp_path: Path) -> None:
     assert "BF16" in note
     # A BitNet model computes with other values than it stores.
     tiny.edit(folder, {"quantization_config": {"quant_method": "bitnet"}})
-    with pytest.raises(BadModel, match="bitnet"):
+    with pytest.raises(BadModel, match="BitNet"):
         open_model(str(folder))
 
 
@@ -385,3 +386,19 @@ def test_variants_of_deberta_are_refused_by_name(key: str, value: object, tmp_pa
     tiny.edit(folder, {key: value})
     with pytest.raises(UnknownFamily, match=re.escape(f"{key} is {value!r}")):
         open_model(str(folder))
+
+
+@pytest.mark.parametrize("name", ["exaone4", "cohere2", "afmoe", "flint", "kolibri1"])
+def test_layers_rotate_as_in_transformers_where_none_has_a_window(
+    name: str, cases: Callable[[str], Case], tmp_path: Path
+) -> None:
+    """The window is stated, and no layer has it."""
+    case = cases(name)
+    shutil.copytree(case.folder, folder := tmp_path / name)
+    tiny.edit(folder, {"layer_types": ["full_attention"] * len(case.config["layer_types"])})
+    model, text = open_model(str(folder)), torch.randint(2, tiny.TOKENS, (1, 6))
+    hf = type(case.hf).from_pretrained(folder, attn_implementation="eager")
+    with torch.no_grad():
+        result = hf(text, output_hidden_states=True)
+    assert model.dims.unrotated == tuple(range(model.dims.layers))
+    assert tiny.error(Block(model, 0)(embedded(model, text)), result.hidden_states[1]) < 1e-4

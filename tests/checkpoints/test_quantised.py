@@ -116,6 +116,15 @@ def test_the_references_are_there() -> None:
     assert len(REFERENCES) >= 8
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_ternary_weights_are_packed_as_transformers_does_it() -> None:
+    from transformers.integrations.bitnet import pack_weights
+
+    for divides in (False, True):
+        stored, values = files.ternary(drawn(), divides)
+        assert torch.equal(pack_weights(values.sign()), stored["weight"])
+
+
 def test_fp8_is_what_transformers_makes_of_it(tmp_path: Path) -> None:
     from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 

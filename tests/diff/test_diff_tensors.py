@@ -22,7 +22,7 @@ from commands import Run
 from gguf_files import write_gguf
 from zeropass.arch.config import full_name
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import KEYS_AS_VALUES, Stored, expand, names_of, role_of
+from zeropass.arch.spec import INNER_NORMS, KEYS_AS_VALUES, Stored, expand, names_of, role_of
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.diff.changes import Comparison
@@ -149,8 +149,9 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         }
         shared = {role_of(other) for other in shared} if base.dims.key_valued else shared
         place = layer if role not in pair.roles else layer or 0
-        products = {other for other in pair.roles if what in base.layout.factors_of(other)}
-        of_products = products | ({what} if "latent" in what else set())
+        parts = {other: (*base.layout.factors_of(other), base.layout.inner_norm(other)) for other in pair.roles}
+        products = {other for other, names in parts.items() if what in names}
+        of_products = products | ({what} if "latent" in what or what in INNER_NORMS.values() else set())
         expected = {(other, place) for other in of_products or shared or {role if role in pair.roles else what}}
         assert differing == expected, f"{name}: {what} at {layer}"
     for stored in sorted(set(base.source.names()) - set(every_stored(base)))[:4]:

@@ -24,7 +24,7 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Site, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import Block, embedded, layer_embedding
+from zeropass.model.blocks import Block, embedded, final_logits, layer_embedding
 from zeropass.model.frames import Frames
 from zeropass.model.mixers import MixerState
 from zeropass.model.model import Model
@@ -162,7 +162,7 @@ def case(request: pytest.FixtureRequest, cases: Callable[[str], Case]) -> Case:
 def norm(model: Model, name: str, layer: int, x: Tensor) -> Tensor:
     """Apply a norm layer with its gain and shift."""
     gain, shift = model.vector(name, layer), model.vector(f"{name}_bias", layer)
-    return apply_norm(x, model.family.norm, model.dims.eps, gain, shift)
+    return apply_norm(x, model.family.norm, model.dims.eps_of(name), gain, shift)
 
 
 def added(model: Model, site: Site, layer: int, x: Tensor, written: Tensor) -> Tensor:
@@ -230,7 +230,10 @@ def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     if case.model.layout.gains:  # Gemma 4's router is around the matrix
         return (gave, *case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0][1:])
     if len(gave) == 3:
-        return gave  # type: ignore[no-any-return]
+        logits, weights, experts = gave
+        # this one divides here, and multiplies behind the experts
+        divided = case.model.family.name == "openai_privacy_filter"
+        return logits, weights * case.model.dims.experts_used if divided else weights, experts
     shares, logits = gave  # Llama 4 gives the weights of all experts
     return (logits, *shares.topk(case.model.dims.experts_used))
 
@@ -289,11 +292,13 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
             active = active * neurons
         biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
-        worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
+        into = "value_in_norm" if model.layout.inner_norm("value") else only_mlp(model, layer)
+        worst = error(active, case.text.took(into, layer).reshape_as(active))
     if case.model.layout.gains:
         joined = Block(model, layer).joined(active) if model.layout.gains else torch.zeros(())
         worst = max(worst, error(joined, mlp_output(case, layer)))
         active = per_length(case, layer, active)
+    active = divided(model, "value", active)
     written = active @ vector_set(model, layer, "value").vectors + biases
     return max(worst, error(written, mlp_output(case, layer)))
 
@@ -382,8 +387,22 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
 
 
 def without_sinks(case: Case, logits: Tensor) -> Tensor:
-    """Return attention logits relative to that of the sink, if there is one; it is the last column."""
-    return logits[..., :-1] - logits[..., -1:] if case.model.has("sinks") else logits
+    """Return attention logits relative to that of the sink, if it is among them as the last column."""
+    return logits[..., :-1] - logits[..., -1:] if case.model.has("sinks") and has_sink(logits) else logits
+
+
+def has_sink(x: Tensor) -> bool:
+    """Tell whether logits or weights have a column for the sink, beside one for each of the keys."""
+    return x.shape[-1] > x.shape[-2]
+
+
+def attention_weights(case: Case, model: Model, layer: int, cross: str) -> Tensor:
+    """Return the weights of the keys; a sink takes its share as a column, or in Granite as a factor behind the rest."""
+    call = case.text.call(layer, "cross" if cross else "attn")
+    weights, sinks = case.text.weights[call], model.vector("sinks", layer)
+    if sinks is None or has_sink(weights):
+        return weights if sinks is None else weights[..., :-1]
+    return weights * (case.text.logits[call].logsumexp(-1, keepdim=True) - sinks[:, None, None]).sigmoid()
 
 
 def head_states(frames: Frames, role: str, layer: int, head: int, x: Tensor) -> Tensor:
@@ -404,19 +423,25 @@ def centred(x: Tensor, seen: Tensor) -> Tensor:
 
 def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -> float:
     """Compare what each head makes of the values of states x, and what all heads write."""
-    weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
-    weights = weights[..., :-1] if model.has("sinks") else weights
-    took, gave = split(case.text.took(f"{cross}o", layer), model, layer), case.text.gave(f"{cross}o", layer)
+    weights = attention_weights(case, model, layer, cross)
+    into = model.layout.inner_norm(f"{cross}o") or f"{cross}o"
+    took, gave = split(case.text.took(into, layer), model, layer), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", model.layer_of(f"{cross}v", layer), x), model.dims.clip
     values = split(values if clip is None else values.clamp(-clip, clip), model, layer)
     values = normed(values, "rms", model.dims.eps) if model.family.value_normed else values
-    worst, written = 0.0, bias_of(model, "cross_bias" if cross else "attn_bias", layer) + torch.zeros_like(gave)
-    gates = split(read(model, "g", layer, x).sigmoid(), model) if model.family.gated else torch.ones_like(took)
+    gates = split(read(model, "g", layer, x).sigmoid(), model, layer) if model.family.gated else torch.ones_like(took)
+    kv = [model.kv_head("v", head, layer) for head in range(model.dims.heads)]
+    mixed = torch.stack([weights[:, n] @ values[:, :, kv[n]] for n in range(model.dims.heads)], -2)
+    worst, written = error(mixed * gates, took), bias_of(model, "cross_bias" if cross else "attn_bias", layer)
+    inputs = split(divided(model, f"{cross}o", (mixed * gates).flatten(-2)), model, layer)
     for head in range(model.dims.heads):
-        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head, layer)] * gates[:, :, head]
-        worst = max(worst, error(mixed, took[:, :, head]))
-        written = written + mixed @ model.head(f"{cross}o", layer, head)
-    return max(worst, error(written, gave))
+        written = written + inputs[:, :, head] @ model.head(f"{cross}o", layer, head)
+    return max(worst, error(torch.as_tensor(written), gave))
+
+
+def divided(model: Model, role: str, x: Tensor) -> Tensor:
+    """Return what goes into the rows of a role, divided by its length where a norm stands there."""
+    return normed(x, "rms", model.dims.eps) if model.layout.inner_norm(role) else x
 
 
 def embedding_error(case: Case, model: Model, layer: int) -> float:
@@ -453,6 +478,9 @@ def final_error(case: Case, model: Model, _layer: int = 0) -> float:
     bias = model.vector("unembedding_bias")
     if not model.family.causal:
         return encoder_error(case, model)
+    if model.has("head_norm"):
+        logits = final_logits(model, after(case, model, dims.layers - 1))
+        return max(encoder_error(case, model), error(logits, case.text.result.logits))
     x = after(case, model, dims.layers - 1)
     x = x if model.family.stream_normed else normed(x, model.family.norm, dims.eps)
     logits = x @ Frames(model).rows("output.write").matrix.T
@@ -701,9 +729,13 @@ SPOILS: dict[str, Spoil] = {
         with_dims(m, mixer=replace(m.dims.mixer, least_step=0.0)) if m.dims.mixer and m.dims.mixer.least_step else None
     ),
     "no output gates": no_gates,
+    "norms inside swapped": swapped("o_in_norm", "value_in_norm"),
+    **{f"no {name}": without(name) for name in ("o_in_norm", "value_in_norm")},
     "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),
+    "no head_norm": without("head_norm"),
+    "no head_bias": lambda m: without("head_bias")(m) if m.family.causal else None,
     "no types": without("types"),
     "no positions": without("positions"),
     "positions one further": lambda m: (
@@ -715,6 +747,10 @@ SPOILS: dict[str, Spoil] = {
     ),
     "no unembedding_bias": lambda m: without("unembedding_bias")(m) if m.family.causal else None,
     "no gain offset": no_offset,
+    "gains all offset": lambda m: (
+        replace(m, layout=replace(m.layout, plain_gains=())) if m.layout.plain_gains else None
+    ),
+    "no eps behind": lambda m: with_dims(m, eps_behind=0.5) if m.dims.eps_behind else None,
     "split otherwise": unsplit,
     "rows interleaved": interleaved,
     "an expert further": lambda m: OffByOne(**vars_of(m)) if m.dims.experts > 1 else None,
@@ -754,6 +790,7 @@ SPOILS: dict[str, Spoil] = {
     "norm before the rotation": lambda m: (
         with_family(m, qk_norm_behind=False) if m.family.qk_norm_behind and m.has("q_norm") else None
     ),
+    "chosen by scores": variant("router_by_logits", False),
     "routers scale outputs": variant("router_scales_input", False),
     "QK-norm in all layers": lambda m: (
         with_family(m, qk_norm_rotated=False) if m.family.qk_norm_rotated and m.dims.unrotated else None

@@ -318,6 +318,7 @@ _METHODS = {
     "metal": "MLX",
     "mlx": "MLX",
     "modelopt": "ModelOpt",
+    "bitnet": "BitNet",
     "bitsandbytes": "bitsandbytes",
     "compressed-tensors": "compressed-tensors",
     "torchao": "torchao",
@@ -326,9 +327,10 @@ _METHODS = {
     "eetq": "EETQ",
     "auto-round": "AutoRound",
 }
-"""Methods whose tensors or types differ from those of the original model. BitNet, for example, is not one of them: it
-stores plain numbers that the model does not compute with.
-"""
+"""Methods whose tensors or types differ from those of the original model."""
+
+_ROUNDED_WHEN_USED = ("bitnet",)
+"""Methods whose plain numbers are not those that a model computes with."""
 
 
 def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
@@ -354,12 +356,13 @@ def refuse_quantised(files: ModelFiles, names: Names) -> tuple[str, ...]:
     flags = [key for key, value in settings.items() if value is True and key.startswith("load_in_")]
     named = ", ".join([_METHODS.get(method, method), *flags])
     types = sorted({files.source.dtype(name) for name in names})
-    if method not in _METHODS or not set(types) <= {*FLOATS, *QUANTISED}:
+    plain = set(types) <= set(FLOATS)
+    if method not in _METHODS or not set(types) <= {*FLOATS, *QUANTISED} or (plain and method in _ROUNDED_WHEN_USED):
         raise BadModel(
             f"{files.place}: the weights are quantised as {named} (quantization_config, stored as {', '.join(types)}), "
             "which is not read. Use the model as it was before, or a GGUF file of it."
         )
-    if not set(types) <= set(FLOATS):
+    if not plain:
         return ()
     return (
         f"The configuration says that the weights are quantised as {named}; they are stored as {', '.join(types)} and "

@@ -148,6 +148,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
         latent_eps=reader.number("latent_eps") or 0.0,
+        eps_behind=reader.number("eps_behind") or 0.0,
         mixer=_mixer(reader, d) if family.mixer else None,
         mixer_layers=tuple(layer for layer, sites in enumerate(parts) if "mixer" in sites),
         no_attention=tuple(layer for layer, sites in enumerate(parts) if "attn" not in sites),
@@ -241,19 +242,19 @@ def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
 
 def _shared_neurons(reader: "_Reader", neurons: int) -> int:
     """Return the neurons of the expert that every token goes through: stated, or so many times those of another."""
-    return reader.size("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
+    return reader.count("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
 
 
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
     """Return the factor of attention logits: a stated one, or one over the root of a stated width or of a head's.
 
-    Where several products are added to one logit, the width counts for each.
+    Where several products are added to one logit, the width counts for each. A further factor multiplies all that.
     """
     if family.unscaled:
         return 1.0
-    terms = reader.number("attention_terms") or 1.0
-    of_keys = reader.number("key_scale") or 1.0
-    return of_keys * (reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5)
+    terms, factor = reader.number("attention_terms") or 1.0, reader.number("attention_factor") or 1.0
+    factor *= reader.number("key_scale") or 1.0
+    return factor * (reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5)
 
 
 def _residual_scale(reader: "_Reader", layers: int) -> float:
@@ -422,16 +423,18 @@ class _Reader:
         if isinstance(layer_types, Sequence) and not isinstance(layer_types, str) and len(layer_types) == layers:
             local = (n for n, name in enumerate(layer_types) if name in (True, "local") or _is_local(str(name)))
             return tuple(n for n in local if n < layers - 1 or not self.value("last_global"))
+        if self.value("kinds_required"):
+            raise BadModel(f"{self.files.place}: the configuration lacks {self.keys('layer_kinds')}.")
         if self.value("only_rotated_local"):
             return tuple(layer for layer in range(layers) if layer not in self.unrotated(layers, ()))
         if (period := self.size("local_every")) is not None:
             last = layers - 1 if self.value("last_global") else layers
-            return tuple(layer for layer in range(last) if (layer + 1) % period)
+            return tuple(layer for layer in range(last) if self._counted(layer, layers) % period)
         if (period := self.size("global_every")) is not None:
             return tuple(layer for layer in range(layers) if layer % period)
         return (
             tuple(range(self.count("window_from"), layers))
-            if self.value("window") is not None and self._windowed()
+            if (self.value("window") or self.value("reach")) is not None and self._windowed()
             else ()
         )
 
@@ -504,10 +507,14 @@ class _Reader:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
 
         Gemma 3 and ModernBERT state both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``,
-        ``ModernBertConfig.sliding_window``).
+        ``ModernBertConfig.sliding_window``); ModernBERT's decoder has one of them, unless it states that itself.
         """
-        size = self.size("window")
-        return size // 2 + 1 if size and self.value("window_of_both_sides") else size
+        size, itself, reach = (self.size(name) for name in ("window", "window_itself", "reach"))
+        if itself or reach:
+            return itself or (reach or 0) + 1  # a token reaches so many others on either side
+        if not size or not self.value("window_of_both_sides"):
+            return size
+        return size // 2 + (not self.family.causal)  # one more, which each side counts as its own
 
     def _windowed(self) -> bool:
         """Tell whether a window that is named is used: Qwen names one and switches it off."""
@@ -516,7 +523,8 @@ class _Reader:
     def unrotated(self, layers: int, local: tuple[int, ...]) -> tuple[int, ...]:
         """Return the layers without rotary positions, from a list of flags, a period, or as those without a window.
 
-        ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer.
+        ``rotated_layers`` has a zero for each of them; ``unrotated_every`` = n is each n-th layer. Where no window is
+        stated, all layers rotate, unless ``only_local_rotated`` is ``always``.
         """
         if flags := self.value("rotated_layers"):
             if not isinstance(flags, Sequence) or len(flags) != layers or any(flag not in (0, 1) for flag in flags):
@@ -525,11 +533,28 @@ class _Reader:
                     f"layers; it is {str(flags)[:60]}."
                 )
             return tuple(layer for layer, flag in enumerate(flags) if not flag)
+        if thetas := self.value("layer_thetas"):
+            return self._without_base(thetas, layers)
         if (period := self.size("unrotated_every")) is not None:
-            return tuple(layer for layer in range(layers) if (layer + 1) % period == 0)
-        if self.value("only_local_rotated") and local:
+            return tuple(layer for layer in range(layers) if self._counted(layer, layers) % period == 0)
+        only_local = self.value("only_local_rotated")
+        if only_local and (local or only_local == "always" or self.value("window")):
             return tuple(layer for layer in range(layers) if layer not in local)
         return ()
+
+    def _counted(self, layer: int, layers: int) -> int:
+        """Return the number of a layer, from one on; where periods are counted from the last layer back, from there."""
+        return layer - layers + 1 if self.value("counted_back") else layer + 1
+
+    def _without_base(self, thetas: object, layers: int) -> tuple[int, ...]:
+        """Return the layers whose own rotary base is 0, which stands for none; the others must have that of all."""
+        base = self.rope(0).theta
+        if not isinstance(thetas, Sequence) or len(thetas) != layers or any(theta not in (0, base) for theta in thetas):
+            raise BadModel(
+                f"{self.files.place}: {self.keys('layer_thetas')} must be 0 or {base:g}, the base of the rotary "
+                f"positions, for each of the {layers} layers; it is {str(thetas)[:60]}."
+            )
+        return tuple(layer for layer, theta in enumerate(thetas) if not theta)
 
     def growth(self) -> Growth | None:
         """Return how queries grow with their position; None where they do not."""

@@ -5,7 +5,16 @@ from typing import Any
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.families.multimodal import WRAPPERS
-from zeropass.arch.spec import KEYS_AS_VALUES, ROPE_RULES, ROPES_BY_LENGTH, Dimensions, Family, Layout, MixerKind
+from zeropass.arch.spec import (
+    INNER_NORMS,
+    KEYS_AS_VALUES,
+    ROPE_RULES,
+    ROPES_BY_LENGTH,
+    Dimensions,
+    Family,
+    Layout,
+    MixerKind,
+)
 
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of", "type_rows"]
 
@@ -129,7 +138,7 @@ def attention_of(family: Family) -> str:
     heads = "latent" if layout.latent_of("k") else heads
     norm = "QK-norm" if family.qk_norm else ""
     sinks = "sinks" if "sinks" in layout.tensors else ""
-    window = "window" if "window" in layout.config else ""
+    window = "window" if {"window", "reach"} & layout.config.keys() else ""
     direction = "" if family.causal else "both ways"
     cross = "cross" if family.crosses else ""
     gates = "output gates" if family.gated else ""
@@ -177,11 +186,11 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "clip_qkv: qk maps have it, vo maps and lists leave it out"
     if {"attention_cap", "logit_cap"} & keys and (dims is None or dims.attention_cap or dims.logit_cap):
         yield "soft-caps of logits are stated and not applied: they change scores, not ranks"
-    if "window" in keys and (dims is None or dims.window):
+    if {"window", "reach"} & keys and (dims is None or dims.window):
         yield "windows of attention are stated and not applied: a map of a head has pairs at any distance"
-    if {"rotated_layers", "only_local_rotated", "unrotated_every"} & (keys | layout.constants.keys()) and (
-        dims is None or dims.unrotated
-    ):
+    if {"rotated_layers", "layer_thetas", "only_local_rotated", "unrotated_every"} & (
+        keys | layout.constants.keys()
+    ) and (dims is None or dims.unrotated):
         yield "some layers have no positions: their maps do not depend on the offset"
     if family.sinusoids:
         yield "positions are sines and cosines by a formula, not parameters: they have no addresses"
@@ -208,6 +217,11 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "layers that attend to the keys and values of an earlier one: their maps meet its stream on that side"
     if KEYS_AS_VALUES in layout.tensors and (dims is None or dims.key_valued):
         yield "layers whose keys are their values: k and v are the same vectors there"
+    if any(map(layout.inner_norm, INNER_NORMS)):
+        yield (
+            "norms inside attention and MLP: o and value are folded with their gain; the division by length depends on "
+            "the text"
+        )
     if family.ple_roles:
         yield (
             "per-layer embeddings: their gates (ple.in), which read the stream without a norm, and what they write "

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from zeropass.arch.spec import (
     FF_ROLES,
+    INNER_NORMS,
     KEYS_AS_VALUES,
     OUTPUT_GATE,
     PLE_ROLES,
@@ -29,7 +30,7 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     if stored.sizes:
         rows = _by_group(stored, dims) if stored.fused == "grouped" else None
     elif stored.fused == "gated":
-        gated = torch.arange(2 * count).reshape(-1, 2, dims.head_dim)
+        gated = torch.arange(2 * count).reshape(-1, 2, dims.width(stem))
         rows = gated[:, 1 if stem == OUTPUT_GATE else 0].reshape(-1)
     elif stored.fused:
         rows = _fused_rows(stored, stem, dims)
@@ -85,6 +86,8 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (1,) if what in ("xielu_above", "xielu_below") else ()
     if what in ("q_latent_norm", "kv_latent_norm"):
         return (canonical_rows(what.removesuffix("_norm"), dims),)
+    if what in INNER_NORMS.values():
+        return (canonical_rows(what.removesuffix("_in_norm"), dims),)
     if what.startswith("inner_"):
         return _inner_shape(what, dims)
     if what in _PLE_INNER:

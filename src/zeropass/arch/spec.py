@@ -63,6 +63,12 @@ PRODUCTS: Mapping[str, tuple[str, str]] = {
 rows, (rank, d), whose RMS norm stands between the two. The rotary rows of ``k`` are ``k_rotary``, shared by all heads.
 """
 
+INNER_NORMS: Mapping[str, str] = {"o": "o_in_norm", "value": "value_in_norm"}
+"""The roles whose rows may multiply what a norm (RMS) has divided by its length, and that norm.
+
+Its gain is folded into the rows; the length depends on all that is summed.
+"""
+
 MLP_SHARES = ("", "shared", "dense")
 """The parts that the rows of an MLP's role come from: the routed experts or the only MLP, the expert that all tokens go
 through, the MLP of a layer without experts. Tensors of the last two have names such as ``shared_gate``.
@@ -212,6 +218,7 @@ class Layout(ShortRepr):
         unread: Regular expressions of tensors that hold no parameter of the stream.
         sinusoids: Tables of positions that the family computes; a file may have them, with the same numbers.
         gain_offset: Number added to the gain of every norm but one inside a mixer: Gemma's files hold γ − 1.
+        plain_gains: Canonical names of the norms to whose gain it is not added.
         constants: Values that files of this format never state.
         defaults: Values implied if a configuration has none of the keys of a name; a null key counts as present.
         harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
@@ -234,11 +241,16 @@ class Layout(ShortRepr):
     unread: tuple[str, ...] = ()
     sinusoids: tuple[str, ...] = ()
     gain_offset: float = 0.0
+    plain_gains: tuple[str, ...] = ()
     constants: Mapping[str, object] = field(default_factory=dict)
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     only_with: str = ""
     gains: Mapping[str, str] = field(default_factory=dict)
+
+    def offset_of(self, what: str) -> float:
+        """Return the number that is added to a stored vector: `gain_offset` for a gain, else none."""
+        return self.gain_offset if what.endswith("_norm") and what not in self.plain_gains else 0.0
 
     @property
     def queries(self) -> Stored:
@@ -249,6 +261,11 @@ class Layout(ShortRepr):
         """Return the canonical name of the latent that a role reads through (`PRODUCTS`); empty where it has none."""
         up, latent = PRODUCTS.get(role, ("", ""))
         return latent if up in self.tensors else ""
+
+    def inner_norm(self, role: str) -> str:
+        """Return the canonical name of the norm of what the rows of a role multiply (`INNER_NORMS`); empty for none."""
+        norm = INNER_NORMS.get(role, "")
+        return norm if norm in self.tensors else ""
 
     def factors_of(self, role: str) -> tuple[str, ...]:
         """Return the canonical names of all that the matrix of a role is a product of; none where it is stored."""
@@ -297,6 +314,7 @@ class Family(ShortRepr):
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
         router_shrunk: True if the scores of experts are divided by √d.
+        router_by_logits: True if experts are chosen by their logits and the correction, not by their scores.
         router_scales_input: True if the weight of an expert multiplies what it reads, not what it writes.
         mixer: The mixer of a hybrid (`mixers`).
         layer_types: The parts of each type of layer of a hybrid, by the name that configurations have for it. Where
@@ -336,6 +354,7 @@ class Family(ShortRepr):
     logits_scaled: bool = False
     router_normed: bool = False
     router_shrunk: bool = False
+    router_by_logits: bool = False
     router_scales_input: bool = False
     mixer: MixerKind | Literal[""] = ""
     layer_types: Mapping[str, tuple[Site | Literal["dense"], ...]] = field(default_factory=dict)
@@ -541,6 +560,7 @@ class Dimensions(ShortRepr):
         q_latent: Width of the latent that queries are made of; 0 where they are made of the stream itself.
         kv_latent: Width of the latent that keys and values are made of, but for the rotary part of keys; 0 for none.
         latent_eps: What is added to the mean square in the norms of latents.
+        eps_behind: The same in the norms behind a block; 0 where it is that of all others.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
@@ -616,6 +636,7 @@ class Dimensions(ShortRepr):
     q_latent: int = 0
     kv_latent: int = 0
     latent_eps: float = 0.0
+    eps_behind: float = 0.0
     mixer: Mixer | None = None
     mixer_layers: tuple[int, ...] = ()
     no_attention: tuple[int, ...] = ()
@@ -641,8 +662,12 @@ class Dimensions(ShortRepr):
         return self.kv_layers[layer] if self.kv_layers else layer
 
     def width(self, role: str) -> int:
-        """Return the width of a head for a role, its bias or its map: of values for v and o, else of queries."""
-        return (self.value_dim or self.head_dim) if base_role(role)[0] in "vo" else self.head_dim
+        """Return the width of a head for a role, its bias or its map: of values for v, o and g, else of queries."""
+        return (self.value_dim or self.head_dim) if base_role(role)[0] in ("v", "o", OUTPUT_GATE) else self.head_dim
+
+    def eps_of(self, norm: str) -> float:
+        """Return what is added to the mean square in a norm of the stream, by its canonical name."""
+        return (self.eps_behind if norm.endswith("_post_norm") else 0.0) or self.eps
 
     @property
     def group(self) -> int:

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FF_ROLES, OUTSIDE, Dimensions, Mlps, base_role, check_frame
+from zeropass.arch.spec import FF_ROLES, OUTPUT_GATE, OUTSIDE, Dimensions, Mlps, base_role, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.spelling import Kind
@@ -255,7 +255,8 @@ def head_width(sizes: Mapping[str, Any], role: str, layer: int) -> int:
     """Return the width of a head for a role, by the part of a manifest on the model or by `Dimensions` as a dict."""
     if layer in sizes.get("wide", ()):
         return int(sizes["wide_head_dim"])
-    width: int = (sizes.get("value_dim") if base_role(role)[0] in "vo" else 0) or sizes["head_dim"]
+    of_values = base_role(role)[0] in ("v", "o", OUTPUT_GATE)
+    width: int = (sizes.get("value_dim") if of_values else 0) or sizes["head_dim"]
     return width
 
 

@@ -17,6 +17,8 @@ from zeropass.checkpoints.hqq_weights import PARTS as HQQ
 from zeropass.checkpoints.hqq_weights import hqq
 from zeropass.checkpoints.quantised_parts import Packed, Parts
 from zeropass.checkpoints.scaled_weights import Scaled, scaled
+from zeropass.checkpoints.ternary_weights import PARTS as TERNARY
+from zeropass.checkpoints.ternary_weights import ternary
 from zeropass.checkpoints.torchao_weights import PARTS as TORCHAO
 from zeropass.checkpoints.torchao_weights import torchao
 from zeropass.errors import BadModel, in_short
@@ -265,7 +267,14 @@ _TORCHAO = Method(
     "|include_input_output_embeddings|untie_embedding_weights",
 )
 
+_BITNET = Method(
+    (Storage("weight_scale", TERNARY, ternary),),
+    f"{_NAMES}|rms_norm_eps",  # the module also rounds what comes in to eight bits
+    {"linear_class": ("bitlinear", "autobitlinear"), "quantization_mode": ("offline",), "use_rms_norm": (False,)},
+)
+
 METHODS = {
+    "bitnet": _BITNET,
     "bitsandbytes": _BITSANDBYTES,
     "fp8": _FP8,
     "fbgemm_fp8": _FBGEMM,

@@ -72,7 +72,7 @@ class TensorRows:
         if self.form == "rows":
             stored = self.model.as_stored(self.what, self.layer, rows.T if self.turned else rows)
             return stored if stored is None or not self.turned else stored.T
-        shift = self.model.layout.gain_offset if self.what.endswith("_norm") else 0.0
+        shift = self.model.layout.offset_of(self.what)
         stored = self.model.as_stored(self.what, self.layer, rows.flatten() - shift)
         return None if stored is None else stored.reshape(rows.shape) + shift
 

@@ -306,6 +306,7 @@ _CONSTANTS = (
     *("site_scales", "gate_scale"),
     *("router_sigmoid", "router_groups", "router_groups_used", "router_scale", "router_jitter"),
     *("distance_reach", "distance_buckets", "gate_limit", "growth", "chunked", "router_group_best", "latent_eps"),
+    "eps_behind",
 )
 _FAMILY_CONSTANTS = ("norm", "norm_place", "parallel", "qk_norm", "qk_norm_behind", "alibi", "causal")
 

@@ -76,14 +76,14 @@ class Adapted(Model):
         """Tell, without reading it, whether the adapter changes a canonical tensor."""
         if factors := self.layout.factors_of(what):
             return any(self.touches(factor, layer) for factor in factors)
+        if (inner := self.layout.inner_norm(what)) and self.touches(inner, layer):
+            return True
         tied = what == "unembedding" and (self.dims.tied or not self.has("unembedding"))
         place = self._place("embedding" if tied else what, layer)
         return place in self.changed or place in self.replaced
 
-    def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return `Model.matrix` with the adapter's change; of a product, with those of its factors."""
-        if self.layout.latent_of(what):
-            return super().matrix(what, layer, start, stop)
+    def plain_matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return `Model.plain_matrix` with the adapter's change."""
         change = self.changed.get(self._place(what, layer))
         if change is None or change.rowwise:
             before = self._before(what, layer, start, stop)
@@ -114,8 +114,7 @@ class Adapted(Model):
             before = self.base.vector(what, layer)
         else:
             layout = self.family.layout("hf")
-            offset = layout.gain_offset if layout is not None and what.endswith("_norm") else 0.0
-            before = replacement.to(self.device) + offset
+            before = replacement.to(self.device) + (0.0 if layout is None else layout.offset_of(what))
         if before is None and (size := self._added_size(what)):
             before = torch.zeros(size, device=self.device)
         return before if before is None or change is None else change.applied(before)
@@ -158,7 +157,7 @@ class Adapted(Model):
         Returns:
             The change, (rows, d); its two factors if it has low rank.
         """
-        if self.layout.latent_of(what):
+        if self.layout.latent_of(what) or self.layout.inner_norm(what):
             return self.matrix(what, layer) - self.base.matrix(what, layer) if self.touches(what, layer) else None
         change = self.changed.get(self._place(what, layer))
         if change is None:
@@ -181,7 +180,7 @@ class Adapted(Model):
             return replacement[start:stop].to(self.device)
         if what == "unembedding" and self._stored_as(what) != what:
             return self.base.tokens("embedding", slice(start, self.dims.vocab if stop is None else stop))
-        return self.base.matrix(what, layer, start, stop)
+        return self.base.plain_matrix(what, layer, start, stop)
 
     def _place(self, what: str, layer: int) -> Place:
         """Return the key of a canonical tensor in ``changed`` and ``replaced``: layer 0 if all layers share it."""

@@ -127,7 +127,7 @@ class Block:
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
         router                   the weight of each expert
         ple_in                   what these gates give, before the activation function
-        o.in, value.in, ple.in   inputs of the output layers; of a mixer, mixer_out.in
+        o.in, value.in, ple.in   inputs of the output layers, without the gain of a norm there; of a mixer, mixer_out.in
         attn.out, ff.out, ple.out  what they write, before the norm behind them if there is one; of a mixer, mixer.out
         attn.sum, ff.sum         the stream with it, before its norm, in a model that norms the stream itself
 
@@ -214,7 +214,7 @@ class Block:
 
         def attend(y: Tensor) -> Tensor:
             mixed = attended * self._left_by_sinks(y) * self._of_queries(self._values(y))
-            return self._written(self._let_through(mixed, y, None), "o")
+            return self._written(self._divided(self._let_through(mixed, y, None), "o"), "o")
 
         def mix(y: Tensor) -> Tensor:
             return self._mix(y[:, None], MixerState(), None)[:, 0]
@@ -237,6 +237,10 @@ class Block:
         gate = self._linear(y, OUTPUT_GATE)
         _record(record, attended=mixed, g=gate)
         return mixed * gate.sigmoid()
+
+    def _divided(self, x: Tensor, role: str) -> Tensor:
+        """Return what goes into an output layer, divided by its length where a norm stands there."""
+        return normed(x, "rms", self.model.dims.eps) if self.model.layout.inner_norm(role) else x
 
     def _left_by_sinks(self, y: Tensor) -> Tensor | float:
         """Return the weight (n, heads d_h) of the attention of tokens alone to themselves; one without sinks."""
@@ -301,7 +305,8 @@ class Block:
         return scale * (self._normed(written, behind) if self.model.has(behind) else written)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        return apply_norm(x, self.model.family.norm, self.dims.eps, self.vector(name), self.vector(f"{name}_bias"))
+        eps = self.dims.eps_of(name)
+        return apply_norm(x, self.model.family.norm, eps, self.vector(name), self.vector(f"{name}_bias"))
 
     # Attention
 
@@ -356,7 +361,7 @@ class Block:
             mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, scale=self._scale)
         else:  # a cap, sinks and vectors of distances have no fused form
             mixed = self.weights(queries, keys, at) @ values.repeat_interleave(dims.group, 1)
-        mixed = self._let_through(_flat(mixed), y, record)
+        mixed = self._divided(self._let_through(_flat(mixed), y, record), "o")
         _record(record, **{"o.in": mixed})
         return self._written(mixed, "o")
 
@@ -537,7 +542,7 @@ class Block:
     def _feed(self, y: Tensor, record: Recorder | None) -> Tensor:
         """Return what the MLP writes for normed states (…, d)."""
         if len(self._sizes) == 1:
-            active = self._active(y, record)
+            active = self._divided(self._active(y, record), "value")
             _record(record, **{"value.in": active})
             return self._written(active, "value")
         share, biases = self._routed(y), self.vector("value_bias")
@@ -621,7 +626,7 @@ class Block:
         """Return the weights of routed experts by their scores."""
         dims = self.dims
         scores = logits.sigmoid() if dims.router_sigmoid else logits.softmax(-1)
-        experts = self._chosen(scores)
+        experts = self._chosen(logits if self.model.family.router_by_logits else scores)
         best = scores.gather(-1, experts)
         best = best / best.sum(-1, keepdim=True) if dims.router_normed else best
         scale = self.vector("expert_scale")
@@ -783,12 +788,21 @@ def final_logits(model: Model, states: Tensor) -> Tensor:
     family, dims = model.family, model.dims
     gain, shift = model.vector("final_norm"), model.vector("final_norm_bias")
     x = states if family.stream_normed else apply_norm(states, family.norm, dims.eps, gain, shift)
-    x = x * dims.logit_scale
+    x = _transformed(model, x) * dims.logit_scale
     parts = [x @ model.tokens(model.logit_table, part).T for part in blocks(dims.vocab, _ROWS)]
     bias = model.vector("unembedding_bias")
     logits = torch.cat(parts, -1)
     logits = logits if bias is None else logits + bias
     return logits if dims.logit_cap is None else dims.logit_cap * (logits / dims.logit_cap).tanh()
+
+
+def _transformed(model: Model, x: Tensor) -> Tensor:
+    """Return what a decoder's head makes of states before the unembedding: a dense layer, a GELU and a norm."""
+    gain, shift = model.vector("head_norm"), model.vector("head_norm_bias")
+    if gain is None:
+        return x
+    x, bias = x @ model.matrix("head").T, model.vector("head_bias")
+    return apply_norm(functional.gelu(x if bias is None else x + bias), model.family.norm, model.dims.eps, gain, shift)
 
 
 def _with(inner: Callable[[Tensor], Tensor], added: Tensor | None) -> Callable[[Tensor], Tensor]:

@@ -20,7 +20,8 @@ from torch import Tensor
 
 from zeropass._io.atomic import claim_folder, key_of
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.errors import BadLens, BadOption
+from zeropass.arch.spec import INNER_NORMS
+from zeropass.errors import BadLens, BadOption, CannotRun
 from zeropass.model.blocks import Block, embedded, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.generate import own_text, random_tokens
@@ -164,8 +165,8 @@ def calibrate(
     Raises:
         BadLens: If the folder holds something else.
         BadOption: If there are too few tokens, or if there is no such source.
-        CannotRun: If the model reads the text of an encoder, or has layers that differ in ways that the lens does not
-            know.
+        CannotRun: If the model reads the text of an encoder, has norms inside attention and MLP, or has layers that
+            differ in ways that the lens does not know.
 
     Example:
         >>> import zeropass as zp
@@ -177,6 +178,8 @@ def calibrate(
     model = open_model(model)
     require_forward(model)
     model.require_alike_layers("the mean-field lens")
+    if any(map(model.layout.inner_norm, INNER_NORMS)):
+        raise CannotRun(f"{model.name}: the mean-field lens does not know norms inside attention and MLP.")
     source = source or ("own" if model.family.causal else "random")
     if text is None and source not in SOURCES:
         raise BadOption(f"There is no source {source!r}; sources are {', '.join(SOURCES)}, or a text.")

@@ -119,7 +119,8 @@ class BlockMeans:
         """Take the activations (batch, tokens, width) of one point of the block."""
         if name.endswith((".stream", ".out", ".sum")):
             model = self.block.model
-            self._norms.setdefault(name, _NormMeans(model.family.norm, model.dims.eps)).add(values[:, _FIRST:])
+            eps = model.dims.eps_of(f"{name.removesuffix('.out')}_post_norm" if name.endswith(".out") else name)
+            self._norms.setdefault(name, _NormMeans(model.family.norm, eps)).add(values[:, _FIRST:])
         elif name == "v.latent":
             self._norms.setdefault(name, _NormMeans("rms", self.block.model.dims.latent_eps)).add(values[:, _FIRST:])
         elif name in ("gate", "up", "key", "router", "rotated.q", "rotated.k", "attended", "g"):

@@ -88,6 +88,7 @@ _DEFAULTS = {
     "wide_head_dim": 0,
     "wide_kv_heads": 0,
     "ple": 0,
+    "eps_behind": 0.0,
 }
 """The values that `Model.info` omits, as it omits what is absent."""
 
@@ -175,12 +176,21 @@ class Model(ShortRepr):
         """
         if self.layout.latent_of(what):
             return self._product(what, layer, start, self.rows(what) if stop is None else stop)
-        return _on_device(self.matrix_on_cpu(what, layer, start, stop), self.device)
+        rows = self.plain_matrix(what, layer, start, stop)
+        gain = self.vector(inner, layer) if (inner := self.layout.inner_norm(what)) else None
+        return rows if gain is None else rows * gain[start:stop, None]
+
+    def plain_matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return `matrix` of what is no product, without the gain of a norm inside (`INNER_NORMS`)."""
+        return _on_device(self._stored_rows(what, layer, start, stop), self.device)
 
     def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
         """Return `matrix` on the CPU, for what is not computed on the model's device."""
-        if self.layout.latent_of(what):
+        if self.layout.latent_of(what) or self.layout.inner_norm(what):
             return self.matrix(what, layer, start, stop).cpu()
+        return self._stored_rows(what, layer, start, stop)
+
+    def _stored_rows(self, what: str, layer: int, start: int, stop: int | None) -> Tensor:
         stop = self.rows(what, layer) if stop is None else stop
         parts = self._parts(what, layer)
         if len(parts) == 1:
@@ -212,7 +222,7 @@ class Model(ShortRepr):
         each = [self._entries(part, name) for part, name in parts]
         values = each[0] if len(each) == 1 else torch.stack(each) if what == "value_bias" else torch.cat(each)
         values = values.to(self.device)
-        return values + self.layout.gain_offset if what.endswith("_norm") and self.layout.gain_offset else values
+        return values + offset if (offset := self.layout.offset_of(what)) else values
 
     def head(self, role: str, layer: int, head: int) -> Tensor:
         """Return the (d_h, d) vectors of one query head: its own q or o, or the k or v of its group (GQA)."""

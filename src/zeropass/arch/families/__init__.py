@@ -1,6 +1,7 @@
 """The table of families; adding one touches a file of this folder and `tests/zoo.py`, nothing else."""
 
 from zeropass.arch.families.bert import FAMILIES as ENCODERS
+from zeropass.arch.families.decoders import FAMILIES as DECODERS
 from zeropass.arch.families.dense import FAMILIES as DENSE
 from zeropass.arch.families.encoders import FAMILIES as OTHER_ENCODERS
 from zeropass.arch.families.experts import FAMILIES as EXPERTS
@@ -21,6 +22,7 @@ FAMILIES: tuple[Family, ...] = (
     *LLAMAS,
     *GEMMAS,
     *DENSE,
+    *DECODERS,
     *EXPERTS,
     *SIGMOID_EXPERTS,
     *LATENT,

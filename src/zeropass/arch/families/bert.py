@@ -402,6 +402,44 @@ MODERNBERT = Family(
     notes=("a classifier behind its GELU and norm is read by the part of it that is linear",),
 )
 
+_MODERN_HF = MODERNBERT.layouts[0]
+MODERNBERT_DECODER = replace(
+    MODERNBERT,
+    name="modernbert-decoder",
+    model_types=("modernbert-decoder",),
+    causal=True,
+    layouts=(
+        replace(
+            _MODERN_HF,
+            optional=(*_MODERN_HF.optional, "unembedding_bias", "head_norm_bias"),
+            config={**_MODERN_HF.config, "window_itself": ("sliding_window",)},
+            switches={
+                **_MODERN_HF.switches,
+                "norm_bias": (("embed_norm_bias", "attn_norm_bias", "ff_norm_bias", "final_norm_bias"), False),
+                "decoder_bias": (("unembedding_bias",), True),
+                "classifier_bias": (("head_bias",), False),
+            },
+            tensors={
+                **_MODERN_HF.tensors,
+                **weight_and_bias("q", _MODERN + "attn.q_proj"),
+                **weight_and_bias("k", _MODERN + "attn.k_proj"),
+                **weight_and_bias("v", _MODERN + "attn.v_proj"),
+                "unembedding_bias": Stored("^decoder.bias"),
+                "head_bias": Stored("^lm_head.dense.bias"),
+                **weight_and_bias("head_norm", "^lm_head.norm"),
+            },
+            extra={"head": (Stored("^lm_head.dense.weight"), "read")},
+            through={},
+            unread=(),
+        ),
+    ),
+    when={"classifier_activation": ("gelu", None)},
+    notes=(
+        "a dense layer, a GELU and a norm stand between the final norm and the unembedding: lists of what is written "
+        "take the direct path, as those of encoders do",
+    ),
+)
+
 FAMILIES = (
     BERT,
     BERT_DECODER,
@@ -417,4 +455,5 @@ FAMILIES = (
     ELECTRA,
     ALBERT,
     MODERNBERT,
+    MODERNBERT_DECODER,
 )

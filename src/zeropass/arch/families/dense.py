@@ -519,7 +519,7 @@ COHERE2 = replace(
                 **WINDOWS,
                 "local_every": ("sliding_window_pattern", "_sliding_window_pattern"),
             },
-            constants={"local_every": 4, "only_local_rotated": True},
+            constants={"local_every": 4, "only_local_rotated": "always"},
             defaults={"logit_scale": 0.0625, "window": 4096},
         ),
         gguf(

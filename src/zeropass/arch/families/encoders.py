@@ -579,7 +579,6 @@ NOT_READ: Mapping[str, str] = {
     "longformer": "tokens with global attention have queries, keys and values of their own",
     "markuplm": "each of its tokens has a place in a document tree, which adds to its row",
     "mobilebert": "its blocks are narrower than the stream between them",
-    "modernbert-decoder": "a dense layer, its activation and a norm stand between its last state and its unembedding",
     "mra": _APPROXIMATE,
     "nystromformer": _APPROXIMATE,
     "roc_bert": "the row of a token is made of its shape and its pronunciation as well",

@@ -108,6 +108,19 @@ QWEN3_MOE = replace(
     config={"activation": "silu", "window_used": False, "experts_used": 8},
 )
 
+QWEN3_OMNI_MOE = replace(
+    QWEN3_MOE,
+    model_types=("qwen3_omni_moe_text",),
+    layouts=(
+        replace(
+            QWEN3_MOE.layouts[0],
+            config={name: keys for name, keys in _QWEN_CONFIG.items() if name not in WINDOWS},
+            harmless=("sliding_window", "max_window_layers", "use_sliding_window"),  # it has no windows
+        ),
+    ),
+    config={"activation": "silu", "experts_used": 8, "router_normed": True, "rope_theta": 1e6},
+    notes=MROPE,
+)
 HUNYUAN_MOE = replace(
     HUNYUAN_DENSE,
     name="hunyuan_v1_moe",
@@ -562,6 +575,7 @@ FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
     QWEN3_VL_MOE,
+    QWEN3_OMNI_MOE,
     HUNYUAN_MOE,
     MELLUM,
     ARIA,

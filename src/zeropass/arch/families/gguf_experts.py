@@ -25,11 +25,13 @@ from zeropass.arch.families.parts import (
     BLK,
     GGUF_LAYER_NORMS,
     GGUF_PAIRED,
+    GGUF_POST_NORMS,
     GGUF_QK_NORMS,
     GGUF_TENSORS,
     GRANITE_GGUF_FACTORS,
     gguf,
 )
+from zeropass.arch.families.sigmoid_experts import AFMOE
 from zeropass.arch.spec import Layout, Stored, weight_and_bias
 
 _GATED = {role: GGUF_TENSORS[role] for role in ("gate", "up", "value")}
@@ -231,6 +233,20 @@ GPT_OSS_GGUF = replace(
     ),
 )
 
+AFMOE_GGUF = replace(
+    AFMOE,
+    when={"afmoe.expert_gating_func": (_SIGMOID, None)},
+    layouts=(
+        _layout(
+            "afmoe",
+            {**GGUF_QK_NORMS, **GGUF_POST_NORMS, **_SOME_DENSE, "g": Stored(BLK + "attn_gate.weight")},
+            {**_SIGMOID_KEYS, "unrotated_every": ("attention.sliding_window_pattern",)},
+            # llama.cpp always scales the embedding, and takes each fourth layer for one without window and rotation
+            constants={"embed_scaled": True, "local_every": 4, "unrotated_every": 4, "router_normed": False},
+        ),
+    ),
+)
+
 FAMILIES = (
     MIXTRAL_GGUF,
     QWEN3_MOE_GGUF,
@@ -245,4 +261,5 @@ FAMILIES = (
     GRANITEMOE_SHARED_GGUF,
     PHIMOE_GGUF,
     GPT_OSS_GGUF,
+    AFMOE_GGUF,
 )

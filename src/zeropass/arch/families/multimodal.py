@@ -159,6 +159,14 @@ QWEN3_VL_MOE = replace(QWEN3_VL, model_types=("qwen3_vl_moe",), texts=("qwen3_vl
 GLM4V = replace(QWEN3_VL, model_types=("glm4v", "glm46v"), texts=("glm4v_text", "glm4v_moe_text"))
 GLM4V_MOE = replace(QWEN3_VL, model_types=("glm4v_moe",), texts=("glm4v_moe_text",))
 GLM_OCR = replace(QWEN3_VL, model_types=("glm_ocr",), texts=("glm_ocr_text",))
+MUSE_GLIMMER = replace(
+    QWEN3_VL,
+    model_types=("muse_glimmer",),
+    texts=("muse_glimmer_text",),
+    towers={"vision_tower": "vision tower", "vision_adapter": "projector", "vision_projection": "projector"},
+    fixed={},
+    harmless=("out_hidden_size", r"projector_hidden_(size|act)"),
+)
 EXAONE4_5 = replace(QWEN3_VL, model_types=("exaone4_5",), texts=("exaone4",))
 QWEN3_5 = replace(QWEN3_VL, model_types=("qwen3_5",), texts=("qwen3_5_text",))
 QWEN3_5_MOE = replace(QWEN3_VL, model_types=("qwen3_5_moe",), texts=("qwen3_5_moe_text",))
@@ -183,6 +191,24 @@ QWEN2_5_OMNI = replace(
     },
     config="thinker_config.text_config",
     others=(*QWEN2_5_OMNI_THINKER.others, "talker_config", "token2wav_config"),
+)
+QWEN3_OMNI_THINKER = replace(
+    QWEN2_5_OMNI_THINKER,
+    model_types=("qwen3_omni_moe_thinker",),
+    texts=("qwen3_omni_moe_text",),
+    prefixes={"model.": ""},
+)
+QWEN3_OMNI = replace(
+    QWEN3_OMNI_THINKER,
+    model_types=("qwen3_omni_moe",),
+    prefixes={"thinker.model.": "thinker."},
+    towers={
+        **{f"thinker.{tower}": what for tower, what in QWEN3_OMNI_THINKER.towers.items()},
+        "talker": "model of speech",
+        "code2wav": "decoder of sound",
+    },
+    config="thinker_config.text_config",
+    others=(*QWEN3_OMNI_THINKER.others, "talker_config", "code2wav_config"),
 )
 QWEN2_AUDIO = Wrapper(
     model_types=("qwen2_audio",),
@@ -262,23 +288,24 @@ WRAPPERS = (
     GLM4V,
     GLM4V_MOE,
     GLM_OCR,
+    MUSE_GLIMMER,
     EXAONE4_5,
     QWEN3_5,
     QWEN3_5_MOE,
     QWEN2_5_OMNI_THINKER,
     QWEN2_5_OMNI,
+    QWEN3_OMNI_THINKER,
+    QWEN3_OMNI,
     QWEN2_AUDIO,
     VOXTRAL,
     INTERNVL_CHAT,
     MULTI_MODALITY,
 )
 
-_STACKED = "its experts are stored in one tensor"
 NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "mllama": "some of its layers read images alone",
     "phi4_multimodal": "its text model has adapters of its own for images and sound",
-    "qwen3_omni_moe": _STACKED,
 }
 """Multimodal models that are well known and not read, each with the reason."""
 
@@ -364,6 +391,15 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "intermediate_size": 13696,
         "rms_norm_eps": 1e-05,
     },
+    "muse_glimmer_text": {
+        "hidden_size": 6656,
+        "num_hidden_layers": 52,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 128,
+        "intermediate_size": 19968,
+        "rms_norm_eps": 1e-05,
+    },
     "glm_ocr_text": {
         "hidden_size": 1024,
         "num_hidden_layers": 16,
@@ -438,6 +474,16 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "moe_intermediate_size": 512,
         "shared_expert_intermediate_size": 512,
         "rms_norm_eps": 1e-6,
+    },
+    "qwen3_omni_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "rms_norm_eps": 1e-6,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
     },
     "qwen2_5_omni_text": {
         "hidden_size": 3584,

@@ -14,6 +14,7 @@ from zeropass.arch.families.parts import (
     PAIRED,
     PLAIN_ATTENTION,
     QK_NORMS,
+    WINDOWS,
 )
 from zeropass.arch.spec import Stored
 
@@ -227,4 +228,124 @@ LLAMA4 = replace(
 )
 LLAMA4_BARE = replace(LLAMA4, qk_norm="", qk_norm_behind=False, qk_norm_rotated=False, when={"use_qk_norm": (False,)})
 
-FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3, LLAMA4, LLAMA4_BARE)
+AFMOE = replace(
+    EXAONE_MOE,
+    name="afmoe",
+    model_types=("afmoe",),
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={
+                **{
+                    name: keys
+                    for name, keys in EXAONE_MOE.layouts[0].config.items()
+                    if "groups" not in name and name != "beyond"
+                },
+                "dense_first": ("num_dense_layers",),
+                "router_scale": ("route_scale",),
+                "local_every": ("global_attn_every_n_layers",),
+                "embed_scaled": ("mup_enabled",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **ATTENTION,
+                **QK_NORMS,
+                "g": Stored(LAYER + "self_attn.gate_proj.weight"),
+                "attn_post_norm": Stored(LAYER + "post_attention_layernorm.weight"),
+                "ff_norm": Stored(LAYER + "pre_mlp_layernorm.weight"),
+                "ff_post_norm": Stored(LAYER + "post_mlp_layernorm.weight"),
+                **_EXPERTS,
+                "router": Stored(LAYER + "mlp.router.gate.weight", layers="routed"),
+                _CORRECTION: Stored(LAYER + "mlp.expert_bias", layers="routed"),
+            },
+            constants={"local_every": 4, "only_local_rotated": "always"},
+            defaults={"window": 1024},
+            harmless=("use_grouped_mm", "load_balance_coeff"),
+        ),
+    ),
+    config={**EXAONE_MOE.config, "router_scale": 1.0, "shared_experts": 2, "experts": 64, "experts_used": 6},
+    when={
+        "route_norm": (True, None),
+        "score_func": ("sigmoid", None),
+        **dict.fromkeys(("n_group", "topk_group", "num_expert_groups", "num_limited_groups"), (1, None)),
+    },
+)
+
+_OWN_SHARED = {
+    **CONFIG,
+    **WINDOWS,
+    "neurons": ("moe_intermediate_size",),
+    "shared_neurons": ("shared_expert_intermediate_size",),
+    "experts_used": ("num_experts_per_tok",),
+    "router_normed": ("norm_topk_prob",),
+}
+FLINT = replace(
+    LLAMA,
+    name="flint",
+    model_types=("flint",),
+    qk_norm="head",
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            config={
+                **_OWN_SHARED,
+                "experts": ("num_experts",),
+                "dense_neurons": ("intermediate_size",),
+                "dense_layers": ("mlp_only_layers",),
+                "routed_every": ("decoder_sparse_step",),
+            },
+            tensors={
+                **OUTER,
+                **NORMS,
+                **ATTENTION,
+                **QK_NORMS,
+                "sinks": Stored(LAYER + "self_attn.softmax_offset"),
+                **{
+                    name: replace(stored, name=stored.name.replace("shared_experts", "shared_expert"))
+                    for name, stored in _EXPERTS.items()
+                    if name != _CORRECTION
+                },
+            },
+            constants={"only_local_rotated": "always", "kinds_required": True},
+            defaults={"window": 513},
+        ),
+    ),
+    config={
+        **{"activation": "silu", "router_sigmoid": True, "router_normed": True, "dense_layers": (0, 1)},
+        **{"shared_neurons": 1024, "experts": 256, "experts_used": 6},
+    },
+)
+KOLIBRI1 = replace(
+    LLAMA,
+    name="kolibri1",
+    model_types=("kolibri1",),
+    qk_norm="head",
+    router_by_logits=True,
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding",),
+            switches={},
+            config={**_OWN_SHARED, "experts": ("num_local_experts", "num_experts")},
+            tensors={
+                **OUTER,
+                **NORMS,
+                **PLAIN_ATTENTION,
+                **QK_NORMS,
+                "attn_post_norm": Stored(LAYER + "post_attn_norm.weight"),
+                "ff_post_norm": Stored(LAYER + "post_ffn_norm.weight"),
+                **{name: stored for name, stored in _EXPERTS.items() if not name.startswith("dense_")},
+                _CORRECTION: Stored(LAYER + "moe.router.expert_bias"),
+            },
+            constants={"local_every": 5, "only_local_rotated": True},
+            defaults={"window": 513},
+        ),
+    ),
+    config={
+        **{"activation": "silu", "router_sigmoid": True, "router_normed": False},
+        **{"shared_neurons": 512, "experts": 384, "experts_used": 6},
+    },
+)
+
+FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3, LLAMA4, LLAMA4_BARE, AFMOE, FLINT, KOLIBRI1)
