@@ -15,7 +15,7 @@ import tiny
 import zeropass as zp
 import zoo
 from zeropass.arch.rows import canonical_shape
-from zeropass.arch.spec import share_of
+from zeropass.arch.spec import role_of
 from zeropass.model.adapted import Adapted, adapt
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -129,7 +129,7 @@ def alike(model: zp.Model, merged: zp.Model, atol: float = 1e-4) -> None:
     layout = model.family.layout("hf")
     assert layout is not None
     for name, stored in layout.tensors.items():
-        if share_of(name)[1] in model.family.vector_roles or name in ("embedding", "unembedding", "relative"):
+        if role_of(name) in model.family.vector_roles or name in ("embedding", "unembedding", "relative"):
             continue
         for layer in range(layers if "{layer}" in stored.name else 1):
             assert model.has(name) == merged.has(name), name

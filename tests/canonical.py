@@ -29,7 +29,7 @@ def read(model: Model, role: str, layer: int, x: Tensor) -> Tensor:
         return scores
     lengths = frames.lengths(layer, role, x.flatten(0, -2), torch.zeros(model.dims.d))
     assert lengths is not None
-    heads = scores.unflatten(-1, (-1, model.dims.width(role)))
+    heads = scores.unflatten(-1, (-1, model.dims.at(layer).width(role)))
     return frames.per_latent(heads, role, lengths.each.reshape(*x.shape[:-1], 1, 1)).flatten(-2)
 
 
@@ -38,9 +38,9 @@ def bias_of(model: Model, role: str, layer: int) -> Tensor | float:
     return vector_set(model, layer, role).vectors.sum(0) if role in bias_roles(model) else 0.0
 
 
-def split(x: Tensor, model: Model) -> Tensor:
-    """Reshape values (…, heads d_h) to (…, heads, d_h)."""
-    return x.unflatten(-1, (-1, model.dims.width("v")))
+def split(x: Tensor, model: Model, layer: int = 0) -> Tensor:
+    """Reshape values (…, heads d_h) of a layer to (…, heads, d_h)."""
+    return x.unflatten(-1, (-1, model.dims.at(layer).width("v")))
 
 
 def with_tensors(model: Model, **changed: Stored) -> Model:

@@ -80,6 +80,24 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "paligemma": _model("PaliGemma", _of("gemma", head_dim=8), _SIGLIP, projection_dim=24),
     "paligemma2": _model("PaliGemma", _of("gemma2", sliding_window=3, **_GEMMA), _SIGLIP, projection_dim=24),
     "gemma3": _model("Gemma3", _TEXT | {"sliding_window": 3, **_GEMMA}, _SIGLIP, mm_tokens_per_image=4),
+    "gemma4": _model(
+        "Gemma4",
+        _TEXT
+        | {"sliding_window": 3, **_GEMMA, "global_head_dim": 12, "num_hidden_layers": 3, "num_kv_shared_layers": 1}
+        | {"layer_types": ["full_attention", "sliding_attention", "full_attention"], "hidden_size_per_layer_input": 6}
+        | {"vocab_size_per_layer_input": VOCAB},
+        _VISION | {"patch_size": 4, "head_dim": 8, "position_embedding_size": 8, "num_key_value_heads": 2},
+        audio_config=_VISION | {"output_proj_dims": 24, "subsampling_conv_channels": [4, 4]},
+        tie_word_embeddings=True,
+    ),
+    "gemma4_unified": _model(
+        "Gemma4Unified",
+        _TEXT
+        | {"sliding_window": 3, **_GEMMA, "global_head_dim": 12, "attention_k_eq_v": True}
+        | {"layer_types": ["sliding_attention", "full_attention"], "num_global_key_value_heads": 1},
+        {"patch_size": 4, "mm_embed_dim": 24, "mm_posemb_size": 8, "pooling_kernel_size": 1},
+        tie_word_embeddings=True,
+    ),
     "aya_vision": _model("AyaVision", _COHERE, _SIGLIP, downsample_factor=2),
     "cohere2_vision": _model("Cohere2Vision", _COHERE, _SIGLIP, downsample_factor=2),
     "idefics2": _model("Idefics2", _of("mistral"), _SIZED, perceiver_config=_RESAMPLER),

@@ -30,6 +30,11 @@ _TWO_ROPES = {
     "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
 }
+_GEMMA4 = _WIDE | {"global_head_dim": 12, "sliding_window": 3, "final_logit_softcapping": 4.0}
+_GEMMA4 |= {"rope_parameters": {"full_attention": {"rope_type": "proportional", "rope_theta": 500.0}}}
+_GEMMA4["rope_parameters"]["full_attention"]["partial_rotary_factor"] = 0.5
+_GEMMA4["rope_parameters"]["sliding_attention"] = {"rope_type": "default", "rope_theta": 50.0}
+_GEMMA4 |= {"vocab_size_per_layer_input": VOCAB, "layer_types": ["sliding_attention", "full_attention"]}
 _FALCON = {"vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
 _FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "ffn_hidden_size": 40}
 _GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
@@ -453,6 +458,25 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "HeliumConfig",
         _GQA | {"head_dim": 6, "rms_norm_eps": 1e-2, "attention_bias": True},
     ),
+    "gemma4": (
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        _GEMMA4
+        | {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "use_double_wide_mlp": True}
+        | {"layer_types": 2 * _GEMMA4["layer_types"], "hidden_size_per_layer_input": 6},
+    ),
+    "gemma4-plain": (
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        _GEMMA4 | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0},
+    ),
+    "gemma4-moe": (
+        "Gemma4ForCausalLM",
+        "Gemma4TextConfig",
+        _GEMMA4
+        | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}
+        | {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 16},
+    ),
     "vaultgemma": ("VaultGemmaForCausalLM", "VaultGemmaConfig", _GEMMA | {"sliding_window": 3}),
     "olmo3": (
         "Olmo3ForCausalLM",
@@ -689,6 +713,9 @@ HYBRIDS = [
 ]
 """The entries with mixers, whose forward pass on a text is not modelled."""
 
+UNEVEN = [name for name in ZOO if name.startswith("gemma4")]
+"""The entries whose layers differ in more than the lens, and what adds vectors to a text, know."""
+
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:
     """Make one of the ZOO in float32 with every parameter drawn at random, and with eager attention where possible."""
@@ -712,6 +739,6 @@ def drawn(model: str, config: str, settings: dict[str, Any], seed: int = 0) -> P
             noise = 0.3 * torch.randn(weight.shape, generator=draw)
             weight.copy_(1 + noise if id(weight) in gains else noise)
         for name, values in hf.named_buffers():
-            if name.endswith(("correction_bias", "final_logits_bias")):
+            if name.endswith(("correction_bias", "final_logits_bias", "layer_scalar")):
                 values.copy_(0.3 * torch.randn(values.shape, generator=draw))
     return hf

@@ -22,7 +22,7 @@ from zoo import ZOO, tiny_model
 NAMES = (
     *("gpt_neox", "bloom", "opt", "falcon-7b", "falcon-40b", "gptj", "gemma2", "gemma3", "olmo", "olmo2", "mixtral"),
     *("deepseek_v3", "qwen3_next", "qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
-    *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder"),
+    *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder", "gemma4", "gemma4-plain"),
 )
 OPTIONS = zp.Options(k=9, pairs=12, tokens="all")
 

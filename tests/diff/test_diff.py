@@ -239,7 +239,7 @@ def test_the_other_end_of_a_direction_passes_through_its_head(variant: str, role
     inner = torch.randn(model.rows(role), 3, generator=torch.Generator().manual_seed(1))
     slow = torch.zeros(3, dims.d)
     for head in range(dims.heads):
-        start = model.kv_head(role, head) * dims.head_dim
+        start = model.kv_head(role, head, 0) * dims.head_dim
         slow += inner[start : start + dims.head_dim].T @ model.head(partner, 0, head)
     torch.testing.assert_close(across(inner, role, dims).T @ model.matrix(partner), slow)
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from tiny import TOKENS, error, save
 from zeropass.errors import CannotRun
-from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
+from zeropass.model.blocks import Block, caches, embedded, final_logits, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -30,8 +30,8 @@ pytestmark = [
 def passed(model: Model, ids: Tensor) -> list[Tensor]:
     """Return the stream before block 0 and behind every block."""
     states = [embedded(model, ids)]
-    for layer in range(model.dims.layers):
-        states.append(Block(model, layer)(states[-1]))
+    for layer, cache in enumerate(caches(model)):
+        states.append(Block(model, layer)(states[-1], cache, ids=ids))
     return states
 
 
@@ -62,12 +62,12 @@ def test_a_cache_continues(family: str, tmp_path: Path) -> None:
     if not model.family.causal:
         return
     ids = torch.randint(FIRST, TOKENS, (2, LENGTH), generator=torch.Generator().manual_seed(2))
-    caches = [Cache() for _ in range(model.dims.layers)]
+    kept = caches(model)
     parts = []
     for start, stop in ((0, 5), (5, 6), (6, LENGTH)):
         x = embedded(model, ids[:, start:stop], start)
-        for layer, cache in enumerate(caches):
-            x = Block(model, layer)(x, cache)
+        for layer, cache in enumerate(kept):
+            x = Block(model, layer)(x, cache, ids=ids[:, start:stop])
         parts.append(x)
     assert error(torch.cat(parts, 1), passed(model, ids)[-1]) < TOLERANCE
 

@@ -24,7 +24,7 @@ from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
 from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
-from zeropass.model.blocks import Block, embedded
+from zeropass.model.blocks import Block, embedded, layer_embedding
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
@@ -189,6 +189,14 @@ def mixed(case: Case, model: Model, layer: int) -> Tensor:
 
 def after(case: Case, model: Model, layer: int) -> Tensor:
     """Return the stream after a layer, from what its parts wrote."""
+    x, scalar = behind_mlp(case, model, layer), model.vector("layer_scalar", layer)
+    if case.model.dims.has_site("ple", layer):
+        x = added(model, "ple", layer, x, case.text.gave("ple_out", layer))
+    return x if scalar is None else scalar * x
+
+
+def behind_mlp(case: Case, model: Model, layer: int) -> Tensor:
+    """Return the stream behind the MLP, which the gates of a per-layer embedding read."""
     if not case.model.dims.has_site("ff", layer):
         return read_at(case, model, "ff", layer)
     written = mlp_output(case, layer)
@@ -202,6 +210,8 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
     if not is_routed(case.model, layer):
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
+    if case.model.layout.gains:
+        return case.text.took("ff_post_norm", layer)
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
     written = (written[0] if isinstance(written, tuple) else written).reshape_as(case.text.states(layer))
     beside = case.model.layout.tensors.get("shared_value", Stored("")).name.startswith("layers.{layer}.shared_mlp")
@@ -211,6 +221,8 @@ def mlp_output(case: Case, layer: int) -> Tensor:
 def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits of a router, and the weights and numbers of the experts that it chose."""
     gave = case.text.gave(ROUTER, layer)
+    if case.model.layout.gains:  # Gemma 4's router is around the matrix
+        return (gave, *case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0][1:])
     if len(gave) == 3:
         return gave  # type: ignore[no-any-return]
     shares, logits = gave  # Llama 4 gives the weights of all experts
@@ -259,6 +271,7 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
         block, (logits, weights, experts) = Block(model, layer), routing(case, layer)
         scores = read(model, ROUTER, layer, x).flatten(0, -2)
         routed = logits.shape[-1]
+        scores = scores / model.dims.d**0.5 if model.family.router_shrunk else scores
         worst = error(scores[:, :routed], logits)
         share = block._routed(x if model.family.reads_bare("ff_norm", layer) else norm(model, "ff_norm", layer, x))
         true = torch.zeros_like(logits).scatter(-1, experts, weights)
@@ -271,16 +284,30 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
         biases = share @ vector_set(model, layer, "ff_bias").vectors if model.has("value_bias") else biases
     else:
         worst = error(active, case.text.took(only_mlp(model, layer), layer).reshape_as(active))
+    if case.model.layout.gains:
+        joined = Block(model, layer).joined(active) if model.layout.gains else torch.zeros(())
+        worst = max(worst, error(joined, mlp_output(case, layer)))
+        active = per_length(case, layer, active)
     written = active @ vector_set(model, layer, "value").vectors + biases
     return max(worst, error(written, mlp_output(case, layer)))
+
+
+def per_length(case: Case, layer: int, active: Tensor) -> Tensor:
+    """Return activations divided by the length of what the experts, or the shared MLP, wrote before their norm."""
+    parts = active.split([case.model.dims.neurons - case.model.dims.shared_neurons, case.model.dims.shared_neurons], -1)
+    took = (case.text.took(case.model.layout.gains[what], layer) for what in ("value", "shared_value"))
+    squares = (x.reshape(*active.shape[:-1], -1).square().mean(-1, keepdim=True) for x in took)
+    lengths = ((square + case.model.dims.eps).sqrt() for square in squares)
+    return torch.cat([part / length for part, length in zip(parts, lengths, strict=True)], -1)
 
 
 def logits_error(case: Case, model: Model, layer: int) -> float:
     """Compare attention logits before softmax at the true offsets, with scale, caps and position biases."""
     if not case.model.dims.has_site("attn", layer):
         return 0.0
-    x = case.text.states(layer)
-    return attention_error(case, model, layer, "", x, x)
+    return attention_error(
+        case, model, layer, "", case.text.states(layer), case.text.states(model.layer_of("k", layer))
+    )
 
 
 def cross_error(case: Case, model: Model, layer: int) -> float:
@@ -313,7 +340,7 @@ def heads_error(case: Case, model: Model, layer: int) -> float:
     """Compare each head's output, its weights times its values; and what all heads write through o, with the bias."""
     if not case.model.dims.has_site("attn", layer):
         return 0.0
-    return written_error(case, model, layer, "", case.text.states(layer))
+    return written_error(case, model, layer, "", case.text.states(model.layer_of("v", layer)))
 
 
 def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor, y: Tensor) -> float:
@@ -325,7 +352,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
     worst = 0.0
     for head in range(dims.heads):
         q = head_states(frames, f"{cross}q", layer, head, x)
-        k = head_states(frames, f"{cross}k", layer, head, y)
+        k = head_states(frames, f"{cross}k", model.layer_of(f"{cross}k", layer), head, y)
         if dims.rope:
             frequencies = frames.frequencies(layer)
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
@@ -373,16 +400,28 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
     """Compare what each head makes of the values of states x, and what all heads write."""
     weights = case.text.weights[case.text.call(layer, "cross" if cross else "attn")]
     weights = weights[..., :-1] if model.has("sinks") else weights
-    took, gave = split(case.text.took(f"{cross}o", layer), model), case.text.gave(f"{cross}o", layer)
-    values, clip = read(model, f"{cross}v", layer, x), model.dims.clip
-    values = split(values if clip is None else values.clamp(-clip, clip), model)
+    took, gave = split(case.text.took(f"{cross}o", layer), model, layer), case.text.gave(f"{cross}o", layer)
+    values, clip = read(model, f"{cross}v", model.layer_of(f"{cross}v", layer), x), model.dims.clip
+    values = split(values if clip is None else values.clamp(-clip, clip), model, layer)
+    values = normed(values, "rms", model.dims.eps) if model.family.value_normed else values
     worst, written = 0.0, bias_of(model, "cross_bias" if cross else "attn_bias", layer) + torch.zeros_like(gave)
     gates = split(read(model, "g", layer, x).sigmoid(), model) if model.family.gated else torch.ones_like(took)
     for head in range(model.dims.heads):
-        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head)] * gates[:, :, head]
+        mixed = weights[:, head] @ values[:, :, model.kv_head("v", head, layer)] * gates[:, :, head]
         worst = max(worst, error(mixed, took[:, :, head]))
         written = written + mixed @ model.head(f"{cross}o", layer, head)
     return max(worst, error(written, gave))
+
+
+def embedding_error(case: Case, model: Model, layer: int) -> float:
+    """Compare what the gates of a per-layer embedding read, what goes through them, and what is written."""
+    if not case.model.dims.has_site("ple", layer):
+        return 0.0
+    gates = read(model, "ple_in", layer, behind_mlp(case, model, layer))
+    active = Block(model, layer).activated(gates) * layer_embedding(model, layer, case.ids)
+    took, gave = case.text.took("ple_out", layer), case.text.gave("ple_out", layer)
+    written = took @ vector_set(model, layer, "ple_out").vectors
+    return max(error(gates, case.text.gave("ple_in", layer)), error(active, took), error(written, gave))
 
 
 def mixer_error(case: Case, model: Model, layer: int) -> float:
@@ -476,8 +515,8 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
 
 
 CHECKS = (start_error, stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error, final_error)
-CHECKS += (carried_error, memory_error, map_error)
-BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error)
+CHECKS += (embedding_error, carried_error, memory_error, map_error)
+BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error, embedding_error)
 
 
 @pytest.mark.parametrize("measure", CHECKS)
@@ -683,6 +722,19 @@ SPOILS: dict[str, Spoil] = {
     "QK-norm in all layers": lambda m: (
         with_family(m, qk_norm_rotated=False) if m.family.qk_norm_rotated and m.dims.unrotated else None
     ),
+    "values not normed": variant("value_normed", False),
+    "heads of one width": other_constant("wide", ()),
+    "keys of another layer": lambda m: with_dims(m, kv_layers=m.dims.kv_layers[::-1]) if m.dims.kv_layers else None,
+    "keys no values": other_constant("key_valued", ()),
+    "queries as values": lambda m: with_tensors(m, kv=m.layout.tensors["q"]) if m.dims.key_valued else None,
+    "no gains of parts": lambda m: m.without_gains if m.layout.gains else None,
+    "no scale of experts": without("expert_scale"),
+    "norms behind parts swapped": swapped("ff_routed_post_norm", "ff_shared_post_norm"),
+    "scores of experts not divided": variant("router_shrunk", False),
+    "no factor of the stream": without("layer_scalar"),
+    "no norm behind embeddings": without("ple_post_norm"),
+    "no gain of what embeddings see": without("ple_context_norm"),
+    "no embeddings in layers": other_constant("ple", 0),
     "rotated the usual way": variant("turned_back", False),
     "QK-norm of another kind": lambda m: (
         with_family(m, qk_norm_kind="layer" if m.family.qk_norm_kind == "rms" else "rms")

@@ -123,7 +123,7 @@ def logits_error(case: Case, model: Model, layer: int = 1) -> float:
             for j, key_at in enumerate(POSITIONS.tolist()):
                 offset = at - key_at if model.dims.rope else 0
                 query = rotate(queries[:, i], offset, frames.frequencies()) if offset else queries[:, i]
-                logits[:, i, j] = (query * keys[:, j, model.kv_head("k", head)]).sum(-1)
+                logits[:, i, j] = (query * keys[:, j, model.kv_head("k", head, layer)]).sum(-1)
         worst = max(worst, error(logits, true[:, head]))
     return worst
 
@@ -135,7 +135,7 @@ def heads_error(case: Case, model: Model, layer: int = 1) -> float:
     values = split(bare if bias is None else bare - bias, model)
     output = torch.zeros_like(case.text.linear(layer, "o")[1]) + bias_of(model, "attn_bias", layer)
     for head in range(model.dims.heads):
-        mixed = case.text.weights[layer][:, head] @ values[:, :, model.kv_head("v", head)]
+        mixed = case.text.weights[layer][:, head] @ values[:, :, model.kv_head("v", head, layer)]
         output += mixed @ model.head("o", layer, head)
     return error(output + bias_of(model, "v_bias", layer), case.text.linear(layer, "o")[1])
 
@@ -165,7 +165,7 @@ def test_a_qk_map_holds_the_logits_of_two_tokens(case: Case, layer: int):
         q = case.alone(max(offset, 0)).qkv[layer][0][:, :, 0]
         k = case.alone(max(-offset, 0)).qkv[layer][1][:, :, 0]
         for head in range(case.model.dims.heads):
-            logits = q[:, head] @ k[:, case.model.kv_head("k", head)].T
+            logits = q[:, head] @ k[:, case.model.kv_head("k", head, layer)].T
             product = frames.head_map(layer, head, "qk", offset=offset)
             expected = logits - logits[:, used].mean(1, keepdim=True)
             assert error(product.left @ product.right.T, expected) < TOLERANCE
@@ -214,7 +214,7 @@ def test_the_query_bias_is_the_part_of_the_logits_that_ignores_the_query(cases):
         bias = split(model.vector("q_bias", 1), model)
         keys = vector_set(model, 1, "k").vectors
         reads = split(x @ Frames(model).fold(keys, "token", "read", "attn_norm", 1).T, model)
-        expected = torch.stack([reads[..., model.kv_head("k", h), :] @ bias[h] for h in range(model.dims.heads)], -1)
+        expected = torch.stack([reads[..., model.kv_head("k", h, 1), :] @ bias[h] for h in range(model.dims.heads)], -1)
         folded = Frames(model).fold(biases.vectors, "token", biases.side, biases.norm, 1)
         assert error(x @ folded.T, expected) < TOLERANCE
 

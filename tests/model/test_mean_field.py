@@ -11,10 +11,10 @@ from zeropass.model.blocks import ACTIVATIONS, Block, embedded
 from zeropass.model.mean_field import BlockMeans, final_slope, slope
 from zeropass.model.opening import open_model
 from zeropass.numerics.projection import normed
-from zoo import DECODERS, HYBRIDS, ZOO, tiny_model
+from zoo import DECODERS, HYBRIDS, UNEVEN, ZOO, tiny_model
 
 TOLERANCE = 1e-4
-FAMILIES = sorted({*ZOO} - {*DECODERS, *HYBRIDS, "qwen3_5-full"})
+FAMILIES = sorted({*ZOO} - {*DECODERS, *HYBRIDS, *UNEVEN, "qwen3_5-full"})
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),
@@ -38,7 +38,7 @@ def fixed_pass(block: Fixed, diagonal: Tensor, others: Tensor, x: Tensor) -> Ten
         values = block._of_queries(block._values(y)).reshape(len(diagonal), -1)
         return block._written((diagonal[:, None] * values + others).flatten()[None], "o")
 
-    return block._run(x[None], {"attn": attend}, None, {})[0]
+    return block._run(x[None], {"attn": attend}, None, {}, None)[0]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

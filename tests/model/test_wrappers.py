@@ -97,10 +97,15 @@ def test_a_text_model_computes_what_the_multimodal_one_computes(case: tuple[Any,
 def test_both_generations_of_files_hold_the_same_model(case: tuple[Any, Path, Path]) -> None:
     _, *folders = case
     first, second = (open_model(folder) for folder in folders)
-    assert (named(first), first.dims, first.notes) == (named(second), second.dims, second.notes)
+    # Gemma 4 Unified has names of its own in files for the parts that are not read.
+    notes = ([note.partition("; not read")[0] for note in model.notes] for model in (first, second))
+    assert (named(first), first.dims, next(notes)) == (named(second), second.dims, next(notes))
     for role in (*first.matrices(1), "embedding"):
         assert torch.equal(first.matrix(role, 1), second.matrix(role, 1))
-    assert first.info()["towers_unread"] == second.info()["towers_unread"]
+    rows = [model.info()["towers_unread"] for model in (first, second)]
+    names = [{row["tower"] for row in each} for each in rows]
+    assert rows[0] == rows[1] or names[0] ^ names[1] == {"vision_embedder"}
+    assert len({sum(row["parameters"] for row in each) for each in rows}) == 1
 
 
 def test_a_multimodal_model_in_memory_is_read_as_its_files(case: tuple[Any, Path, Path]) -> None:
@@ -211,6 +216,7 @@ def test_the_thinker_of_a_model_that_speaks_is_read(made: Callable[[str], Any], 
 @pytest.mark.parametrize("kind", sorted(ASSUMED))
 def test_a_key_that_a_file_leaves_out_means_what_it_means_to_transformers(kind: str) -> None:
     config = CONFIG_MAPPING[kind]()
+    config.allow_global_per_layer_attribute_access = True
     for key, value in ASSUMED[kind].items():
         assert (config.rope_parameters[key] if key == "rope_theta" else getattr(config, key)) == value, (kind, key)
 

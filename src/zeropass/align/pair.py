@@ -294,6 +294,7 @@ def pair_of(first: ModelLike, second: ModelLike, lenses: tuple[LensChoice, LensC
     Raises:
         BadOption: If they share too few tokens, or one has layers without attention or an MLP.
         BadLens: If a lens belongs to another model, or cannot be read.
+        CannotRun: If the layers of one differ in ways that an alignment does not know.
 
     Example:
         >>> import zeropass as zp
@@ -303,6 +304,7 @@ def pair_of(first: ModelLike, second: ModelLike, lenses: tuple[LensChoice, LensC
     """
     first, second = open_model(first), open_model(second)
     for model in (first, second):
+        model.require_alike_layers("an alignment")
         if lacking := model.dims.no_attention or model.dims.no_mlp:
             raise BadOption(
                 f"{model.name}: layer {lacking[0]} lacks attention or an MLP; models can be aligned if all of their "

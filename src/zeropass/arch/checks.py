@@ -1,7 +1,7 @@
 """Check that a file is as its record says: no tensor missing, none left over, every shape as expected."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from zeropass.arch.config import Names, full_name, looked_up
 from zeropass.arch.families.encoders import NOT_READ
 from zeropass.arch.rows import expected_shape
-from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand, side_of
+from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand, names_of, side_of
 from zeropass.checkpoints.base import FLOATS, QUANTISED
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_short
@@ -205,10 +205,10 @@ def _check_shapes(
 ) -> None:
     # Required tensors come first: they stop the check at the first missing layer, however many layers are claimed.
     for what, stored in sorted(layout.tensors.items(), key=lambda item: item[0] in layout.optional):
-        expected = expected_shape(stored, what, dims)
         if what in layout.optional and not any(full_name(plain, prefix) in names for plain in expand(stored, dims)):
             continue
-        for layer, name in enumerate(full_name(plain, prefix) for plain in expand(stored, dims)):
+        for layer, name in _placed(stored, dims, prefix):
+            expected = expected_shape(stored, what, dims.at(layer))
             if family.bare_start and what in ("attn_norm", "attn_norm_bias") and layer == 0:
                 continue
             if name not in names:
@@ -225,6 +225,12 @@ def _check_shapes(
                 raise BadWeights(
                     f"{files.source.path}: tensor {name} has shape {shape}; the configuration asks for {sizes}."
                 )
+
+
+def _placed(stored: Stored, dims: Dimensions, prefix: str) -> Iterator[tuple[int, str]]:
+    """Yield the layer and the name in the file of all tensors that a record entry stands for."""
+    for layer in range(dims.layers if "{layer}" in stored.name else 1):
+        yield from ((layer, full_name(plain, prefix)) for plain in names_of(stored, layer, dims))
 
 
 def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
@@ -254,8 +260,8 @@ def _check_qk_norms(
         stored = layout.tensors.get(what)
         if stored is None:
             continue
-        size = dims.head_dim * (heads if family.qk_norm == "whole" else 1)
-        for name in (full_name(plain, prefix) for plain in expand(stored, dims)):
+        for layer, name in _placed(stored, dims, prefix):
+            size = dims.at(layer).head_dim * (heads if family.qk_norm == "whole" else 1)
             if name in names and files.source.shape(name) != (size,):
                 raise BadWeights(
                     f"{files.source.path}: tensor {name} has shape {files.source.shape(name)}; a {family.name} of "

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from zeropass.arch.spec import Dimensions, Family, Growth, Layout, Mixer, Rope, Site
 from zeropass.checkpoints.model_files import ModelFiles
-from zeropass.errors import BadModel, BadWeights, UnknownFamily
+from zeropass.errors import BadModel, BadWeights, UnknownFamily, in_short
 
 __all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
 
@@ -106,6 +106,11 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     if family.sinusoids and (d % 2 or d < 4):
         raise BadModel(f"{files.place}: sinusoidal positions of a width of {d} are not known; it must be even.")
     local = reader.local(sizes["layers"])
+    kv_layers = reader.kv_layers(sizes["layers"], local)
+    wide, wide_head_dim, wide_kv_heads = reader.wide(local, sizes)
+    if reader.value("wider_sharing"):
+        dense = tuple(layer for layer, other in enumerate(kv_layers) if other != layer)
+        sizes["dense_neurons"] = 2 * sizes["neurons"] if dense else 0
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     return Dimensions(
         **sizes,
@@ -142,6 +147,12 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         mixer_layers=tuple(layer for layer, sites in enumerate(parts) if "mixer" in sites),
         no_attention=tuple(layer for layer, sites in enumerate(parts) if "attn" not in sites),
         no_mlp=tuple(layer for layer, sites in enumerate(parts) if not {"ff", "dense"} & {*sites}),
+        kv_layers=kv_layers,
+        key_valued=reader.key_valued(kv_layers or range(sizes["layers"]), local),
+        ple=reader.count("ple"),
+        wide=wide,
+        wide_head_dim=wide_head_dim,
+        wide_kv_heads=wide_kv_heads,
     )
 
 
@@ -380,11 +391,13 @@ class _Reader:
             return ()
         layer_types = self.value("layer_kinds") or _expand_pattern(self.files, self.value("layer_pattern"))
         if isinstance(layer_types, Sequence) and not isinstance(layer_types, str) and len(layer_types) == layers:
-            return tuple(n for n, name in enumerate(layer_types) if name in (True, "local") or _is_local(str(name)))
+            local = (n for n, name in enumerate(layer_types) if name in (True, "local") or _is_local(str(name)))
+            return tuple(n for n in local if n < layers - 1 or not self.value("last_global"))
         if self.value("only_rotated_local"):
             return tuple(layer for layer in range(layers) if layer not in self.unrotated(layers, ()))
         if (period := self.size("local_every")) is not None:
-            return tuple(layer for layer in range(layers) if (layer + 1) % period)
+            last = layers - 1 if self.value("last_global") else layers
+            return tuple(layer for layer in range(last) if (layer + 1) % period)
         if (period := self.size("global_every")) is not None:
             return tuple(layer for layer in range(layers) if layer % period)
         return (
@@ -392,6 +405,71 @@ class _Reader:
             if self.value("window") is not None and self._windowed()
             else ()
         )
+
+    def kv_layers(self, layers: int, local: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the layer whose keys and values each layer attends to; none where each has its own.
+
+        The last ones share those of the last layer before them that is local, or is not, as they are.
+        """
+        sharing = self.count("sharing")
+        if not sharing:
+            return ()
+        first = layers - sharing
+        last = {layer in local: layer for layer in range(first)}
+        if any((layer in local) not in last for layer in range(first, layers)):
+            raise BadModel(
+                f"{self.files.place}: {self.keys('sharing')} is {sharing} of {layers} layers; before these, there must "
+                "be a layer of each of their kinds, whose keys and values they share."
+            )
+        return tuple(layer if layer < first else last[layer in local] for layer in range(layers))
+
+    def key_valued(self, kv_layers: Sequence[int], local: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the layers whose values are made of what their keys are: those without a window, where a key says so.
+
+        Layers that attend to the keys and values of another have none.
+        """
+        if not self.value("keys_are_values"):
+            return ()
+        return tuple(n for n, other in enumerate(kv_layers) if n == other and n not in local)
+
+    def wide(self, local: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[tuple[int, ...], int, int]:
+        """Return the layers whose heads have sizes of their own, their width and the number of their key/value heads.
+
+        Configurations state both sizes for all layers without a window, or for one after another by their numbers, as
+        ``per_layer_config`` of transformers 5.24 does.
+        """
+        layers, each = sizes["layers"], dict[int, tuple[int, int]]()
+        if isinstance(stated := self.value("layer_sizes"), Mapping):
+            for layer, changed in stated.items():
+                if not str(layer).isdecimal() or not isinstance(changed, Mapping) or not {*changed} <= {*_HEAD_SIZES}:
+                    raise BadModel(
+                        f"{self.files.place}: {self.keys('layer_sizes')} has {str(layer)!r}: {str(changed)[:60]}; "
+                        f"only {' and '.join(_HEAD_SIZES)} of single layers are known."
+                    )
+                head_dim, kv_heads = (changed.get(key, sizes[name]) for key, name in _HEAD_SIZES.items())
+                each[int(layer)] = head_dim, kv_heads
+        elif (width := self.size("wide_head_dim")) is not None:
+            count = self.size("wide_kv_heads") if self.value("keys_are_values") else None
+            others = (layer for layer in range(layers) if layer not in local)
+            each = dict.fromkeys(others, (width, count or sizes["kv_heads"]))
+        plain = sizes["head_dim"], sizes["kv_heads"]
+        wide = tuple(sorted(layer for layer, own in each.items() if own != plain))
+        sizes_of = [each[layer] for layer in wide]
+        impossible = any(type(size) is not int or size < 1 for pair in sizes_of for size in pair)
+        if impossible or max(wide, default=0) >= layers or any(pair != sizes_of[0] for pair in sizes_of):
+            raise BadModel(
+                f"{self.files.place}: the heads of layers {in_short(map(str, wide))} have sizes {str(sizes_of)[:60]}; "
+                "only one other pair of sizes is known, of layers that there are."
+            )
+        if not wide:
+            return (), 0, 0
+        head_dim, kv_heads = each[wide[0]]
+        if head_dim % 2 or sizes["heads"] % kv_heads:
+            raise BadModel(
+                f"{self.files.place}: {sizes['heads']} heads of {head_dim} cannot share {kv_heads} key/value heads and "
+                "be turned by positions."
+            )
+        return wide, head_dim, kv_heads
 
     def window(self) -> int | None:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
@@ -494,6 +572,8 @@ class _Reader:
             return Rope(self._stretched(base, options["alpha"]))
         if rope_type == "yarn" and base <= 1:
             raise BadModel(f"{self.files.place}: rope_theta is {base}; YaRN needs a base above 1.")
+        if rope_type == "proportional" and "rotary_share" in self.layout.config:
+            return Rope(base, rope_type)  # the share would count twice; not known
         return Rope(base, rope_type, _rope_numbers(self.files, rope_type, options))
 
     def _stretched(self, base: float, alpha: object) -> float:
@@ -526,8 +606,15 @@ class _Reader:
 _ROPE_OPTIONS = {
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+    "proportional": ("factor", "partial_rotary_factor"),
 }
 """The options that each known rule of rescaling needs; an unknown rule is refused when an offset is asked for."""
+
+_ROPE_ASSUMED = {"proportional": {"factor": 1.0, "partial_rotary_factor": 1.0}}
+"""What an absent option of a rule means."""
+
+_HEAD_SIZES = {"head_dim": "head_dim", "num_key_value_heads": "kv_heads"}
+"""The sizes that single layers may state, by their keys."""
 
 
 _GGUF_ROPE_OPTIONS: Mapping[str, tuple[str, float | None]] = {
@@ -550,6 +637,7 @@ def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any])
     if rope_type == "yarn":
         return _yarn_numbers(files, options)
     keys = _ROPE_OPTIONS.get(rope_type, ())
+    options = {**_ROPE_ASSUMED.get(rope_type, {}), **options}
     return {key: _positive_number(files, f"{key} of the {rope_type} RoPE", options.get(key)) for key in keys}
 
 

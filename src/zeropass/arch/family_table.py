@@ -5,7 +5,7 @@ from typing import Any
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.families.multimodal import WRAPPERS
-from zeropass.arch.spec import Dimensions, Family, Layout, MixerKind
+from zeropass.arch.spec import KEYS_AS_VALUES, Dimensions, Family, Layout, MixerKind
 
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of", "type_rows"]
 
@@ -134,7 +134,8 @@ def attention_of(family: Family) -> str:
     cross = "cross" if family.crosses else ""
     gates = "output gates" if family.gated else ""
     mixer = f"or {MIXERS[family.mixer]}" if family.mixer else ""
-    return ", ".join(part for part in (heads, norm, sinks, window, direction, cross, gates, mixer) if part)
+    shared = "shared by layers" if "sharing" in layout.config else ""
+    return ", ".join(part for part in (heads, norm, sinks, window, shared, direction, cross, gates, mixer) if part)
 
 
 def mlp_of(family: Family) -> str:
@@ -143,6 +144,7 @@ def mlp_of(family: Family) -> str:
         "gated" if "gate" in family.ff_roles else "plain",
         family.routed and "experts",
         family.parallel and "parallel",
+        family.ple_roles and "per-layer embeddings",
     )
     return ", ".join(part for part in parts if part)
 
@@ -162,6 +164,8 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     keys = layout.config.keys()
     if family.qk_norm:
         yield "QK-norm: maps of heads have it, lists of single q and k columns leave it out"
+    if family.value_normed:
+        yield "values are normed, head by head: maps of heads have it, lists of single v columns leave it out"
     if family.qk_norm_behind and "q_norm" in layout.tensors:
         yield "QK-norm behind RoPE: attention depends on both positions; maps of heads have the key at position 0"
     if "growth" in keys and (dims is None or dims.growth):
@@ -188,11 +192,25 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     if "distances" in layout.tensors:
         yield "disentangled attention: what a query adds by distance is left out of maps; what a key adds is in them"
     if family.rotary and (dims is None or (dims.rope and not dims.rope.known)):
-        yield "RoPE scalings other than linear, llama3 and yarn (longrope, dynamic): qk is read at offset 0 only"
+        yield (
+            "RoPE scalings other than linear, llama3, yarn and proportional (longrope, dynamic): qk is read at offset "
+            "0 only"
+        )
     if "sinks" in layout.tensors:
         yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
     if family.stream_normed or "attn_post_norm" in layout.tensors:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
+    if "layer_scalar" in layout.tensors:
+        yield "the stream is multiplied by a factor behind each layer: writes are folded with those that they pass"
+    if "sharing" in keys and (dims is None or dims.kv_layers):
+        yield "layers that attend to the keys and values of an earlier one: their maps meet its stream on that side"
+    if KEYS_AS_VALUES in layout.tensors and (dims is None or dims.key_valued):
+        yield "layers whose keys are their values: k and v are the same vectors there"
+    if family.ple_roles:
+        yield (
+            "per-layer embeddings: their gates (ple.in), which read the stream without a norm, and what they write "
+            "(ple.out) are read; what a gate multiplies is a number of the token, and no vector of the stream"
+        )
     if family.mixer:
         yield (
             f"layers with a {MIXERS[family.mixer]}: its projections from the stream and into it are read; what lies "

@@ -3,7 +3,18 @@
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FF_ROLES, OUTPUT_GATE, PRODUCTS, ROUTER, Dimensions, Stored, base_role, share_of
+from zeropass.arch.spec import (
+    FF_ROLES,
+    KEYS_AS_VALUES,
+    OUTPUT_GATE,
+    PLE_ROLES,
+    PRODUCTS,
+    ROUTER,
+    Dimensions,
+    Stored,
+    base_role,
+    share_of,
+)
 
 __all__ = ["canonical_rows", "canonical_shape", "expected_shape", "is_sized", "row_count", "row_index"]
 
@@ -58,7 +69,7 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (dims.embed,)
     if what == "rope_factors":
         return (dims.rotary // 2,)
-    if what == "router_correction":
+    if what in ("router_correction", "expert_scale"):
         return (dims.experts,)
     if what == "unembedding_bias":
         return (dims.vocab,)
@@ -76,6 +87,8 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return (canonical_rows(what.removesuffix("_norm"), dims),)
     if what.startswith("inner_"):
         return _inner_shape(what, dims)
+    if what in _PLE_INNER:
+        return _ple_shape(what, dims)
     if is_sized(what):
         if not what.endswith("_bias"):
             columns = next((canonical_rows(latent, dims) for up, latent in PRODUCTS.values() if up == what), dims.d)
@@ -103,7 +116,18 @@ def _stem(what: str) -> str:
 
 def is_sized(what: str) -> bool:
     """Tell whether the sizes of a model say how many rows a canonical tensor has."""
-    return _stem(what) in _SIZED or what.startswith("mixer_in") or what.removesuffix("_bias") == "mixer_out"
+    stem = what.removesuffix("_bias")
+    return _stem(what) in _SIZED or what.startswith("mixer_in") or stem in ("mixer_out", *PLE_ROLES, KEYS_AS_VALUES)
+
+
+_PLE_INNER = ("ple_table", "ple_context", "ple_context_norm", "layer_scalar")
+
+
+def _ple_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
+    """Return the shape of what per-layer embeddings are made of, all layers side by side; or of a layer's factor."""
+    all_layers = dims.layers * dims.ple
+    shapes = {"ple_table": (dims.vocab, all_layers), "ple_context": (all_layers, dims.d), "layer_scalar": (1,)}
+    return shapes.get(what, (dims.ple,))
 
 
 def _inner_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
@@ -125,6 +149,8 @@ def canonical_rows(what: str, dims: Dimensions) -> int:
         return 1 if share else dims.experts
     if stem in _LATENTS:
         return {"q_latent": dims.q_latent, "kv_latent": dims.kv_latent, "k_rotary": dims.rotary}[stem]
+    if what in PLE_ROLES:
+        return dims.ple
     width = dims.width(stem) - (dims.rotary if stem == "k_up" else 0)
     return (dims.heads if stem[0] in ("q", "o", OUTPUT_GATE) else dims.kv_heads) * width
 

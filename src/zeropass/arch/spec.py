@@ -6,14 +6,15 @@ transform is named.
 """
 
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Literal, get_args
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
 
 Format = Literal["hf", "gguf"]
-Site = Literal["attn", "cross", "mixer", "ff"]
+Site = Literal["attn", "cross", "mixer", "ff", "ple"]
 Side = Literal["read", "write"]
 Frame = Literal["seen", "token", "distinctive", "effect", "output", "paper"]
 NeuronRole = Literal["gate", "up", "key", "value"]
@@ -24,7 +25,7 @@ ROUTER = "router"
 """The role of the rows that choose the experts for a token."""
 
 READ_ROLES = ("gate", "up", "key", "q", "k", "v")
-WRITE_ROLES = ("value", "o", "cross_o", "mixer_out")
+WRITE_ROLES = ("value", "o", "cross_o", "mixer_out", "ple_out")
 FF_ROLES = ("gate", "up", "key", "value")
 SELF_ROLES = ("q", "k", "v", "o")
 CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
@@ -38,8 +39,15 @@ MIXER_ROLES = ("mixer_in", "mixer_out")
 """The projections into and out of a mixer: what stands in the place of attention in some layers of a hybrid, such as a
 state-space model. What lies between them is no parameter of the stream."""
 
-LAYER_ROLES = (*FF_ROLES, *HEAD_ROLES, *MIXER_ROLES)
-"""The roles with many vectors in a layer: neurons, columns of heads, and projections of mixers."""
+PLE_ROLES = ("ple_in", "ple_out")
+"""The gates of a per-layer embedding, which read the stream, and the projection by which it is added to it. What a gate
+multiplies is a number of the token alone, and no parameter of the stream."""
+
+PROJECTION_ROLES = (*MIXER_ROLES, *PLE_ROLES)
+"""The roles whose rows have addresses such as ``L3.mixer.in.7`` and ``L3.ple.out.7``."""
+
+LAYER_ROLES = (*FF_ROLES, *HEAD_ROLES, *PROJECTION_ROLES)
+"""The roles with many vectors in a layer: neurons, columns of heads, and projections of mixers and embeddings."""
 
 SELF_MAPS: tuple[MapRole, ...] = ("qk", "vo")
 MAP_ROLES: tuple[MapRole, ...] = (*SELF_MAPS, "cross_qk", "cross_vo")
@@ -62,6 +70,9 @@ through, the MLP of a layer without experts. Tensors of the last two have names 
 
 MIXER_INPUTS = ("mixer_in", *(f"mixer_in_{part}" for part in ("key", "value", "gate", "update", "decay")))
 """The canonical tensors that the rows of the projection into a mixer come from, in this order."""
+
+KEYS_AS_VALUES = "kv"
+"""The canonical tensor of the keys of the layers whose values are made of them: there its rows are those of ``v``."""
 
 BY_TOKEN = ("embedding", "unembedding", "unembedding_bias")
 """Tables with a row for each token."""
@@ -91,7 +102,7 @@ Attention depends on the distance, which a map of token pairs lacks. Among the d
 predicts attention best at every depth (docs/evidence.md, "Which offset").
 """
 
-ROPE_RULES = ("default", "linear", "llama3", "yarn")
+ROPE_RULES = ("default", "linear", "llama3", "yarn", "proportional")
 """The rules for scaling rotary frequencies that are known."""
 
 OUTSIDE = -1
@@ -127,7 +138,9 @@ class Stored:
         sizes: The sizes of a mixer (`Mixer.size`) that its rows add up to, in order. If it is ``grouped``, it has a
             share of each for one group of the mixer after another.
         layers: The layers that have it: all, those with experts (``routed``), those with an MLP but no experts
-            (``dense``), or those with such a part (``attn``, ``mixer``, ``ff``).
+            (``dense``), or those with such a part (``attn``, ``mixer``, ``ff``); those with keys of their own
+            (``keyed``), and, of these, those whose values have a matrix of their own (``valued``) or are made of what
+            their keys are (``key_valued``).
     """
 
     name: str
@@ -139,7 +152,7 @@ class Stored:
     either_way: bool = False
     rotary_last: bool = False
     sizes: tuple[str, ...] = ()
-    layers: Literal["all", "routed", "dense", "attn", "mixer", "ff"] = "all"
+    layers: Literal["all", "routed", "dense", "attn", "mixer", "ff", "keyed", "valued", "key_valued"] = "all"
 
     @property
     def whole(self) -> bool:
@@ -189,6 +202,8 @@ class Layout(ShortRepr):
         harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
             without the name of the architecture.
         only_with: A tensor by which a file of this layout is known, where several have the same configuration.
+        gains: Matrices of parts that have norms of their own, as experts beside a shared MLP may: canonical matrix ->
+            the gain that each of its rows is multiplied by. The norm of what they belong to then has none.
     """
 
     format: Format
@@ -208,6 +223,7 @@ class Layout(ShortRepr):
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     only_with: str = ""
+    gains: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def queries(self) -> Stored:
@@ -257,6 +273,7 @@ class Family(ShortRepr):
         qk_norm_kind: ``rms`` or ``layer``: the kind of the norm of each head; that of all heads is ``rms``.
         qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
         qk_norm_rotated: True if only layers with rotary positions norm queries and keys.
+        value_normed: True if the values of each head are normed, without a gain.
         turned_back: True if positions rotate against the usual direction.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
         unscaled: True if attention logits are not divided by √d_h.
@@ -264,6 +281,7 @@ class Family(ShortRepr):
         embed_normed: True if embeddings are normed, without a gain.
         logits_scaled: True if the final state is divided by √d, unless the configuration says otherwise.
         router_normed: True if the weights of the experts in use always add up to one, without a configuration key.
+        router_shrunk: True if the scores of experts are divided by √d.
         router_scales_input: True if the weight of an expert multiplies what it reads, not what it writes.
         mixer: The mixer of a hybrid (`mixers`).
         layer_types: The parts of each type of layer of a hybrid, by the name that configurations have for it. Where
@@ -294,6 +312,7 @@ class Family(ShortRepr):
     qk_norm_kind: Literal["rms", "layer"] = "rms"
     qk_norm_behind: bool = False
     qk_norm_rotated: bool = False
+    value_normed: bool = False
     turned_back: bool = False
     alibi: Literal["", "plain", "scaled"] = ""
     unscaled: bool = False
@@ -301,6 +320,7 @@ class Family(ShortRepr):
     embed_normed: bool = False
     logits_scaled: bool = False
     router_normed: bool = False
+    router_shrunk: bool = False
     router_scales_input: bool = False
     mixer: MixerKind | Literal[""] = ""
     layer_types: Mapping[str, tuple[Site | Literal["dense"], ...]] = field(default_factory=dict)
@@ -313,7 +333,7 @@ class Family(ShortRepr):
 
     def reads_bare(self, norm: str, layer: int) -> bool:
         """Tell whether a layer reads the stream as it is at this norm, because the norm is absent."""
-        return not self.reads_normed or (self.bare_start and layer == 0 and norm == "attn_norm")
+        return not self.reads_normed or norm == "ple_norm" or (self.bare_start and layer == 0 and norm == "attn_norm")
 
     @property
     def stream_normed(self) -> bool:
@@ -336,6 +356,11 @@ class Family(ShortRepr):
         return any(OUTPUT_GATE in layout.tensors for layout in self.layouts)
 
     @property
+    def ple_roles(self) -> tuple[str, ...]:
+        """The roles of per-layer embeddings, where the family adds one in every layer."""
+        return PLE_ROLES if any("ple_in" in layout.tensors for layout in self.layouts) else ()
+
+    @property
     def head_roles(self) -> tuple[str, ...]:
         """The roles of the columns of the heads."""
         attention = (*SELF_ROLES, *((OUTPUT_GATE,) if self.gated else ()))
@@ -352,7 +377,7 @@ class Family(ShortRepr):
     def vector_roles(self) -> tuple[str, ...]:
         """The roles that are sets of vectors, in the order of listings; a layer of a hybrid lacks some of them."""
         mixer = MIXER_ROLES if self.mixer else ()
-        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *self.head_roles, *mixer)
+        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *self.head_roles, *mixer, *self.ple_roles)
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -499,6 +524,10 @@ class Dimensions(ShortRepr):
         mixer: The sizes of the mixers, and ``mixer_layers`` those that have one.
         no_attention: Layers without attention.
         no_mlp: Layers without an MLP.
+        wide: Layers whose heads have sizes of their own, ``wide_head_dim`` and ``wide_kv_heads`` (`at`).
+        key_valued: Layers whose values are made of what their keys are.
+        kv_layers: For each layer, the one whose keys and values it attends to; empty if each has its own.
+        ple: Width of the embedding that each layer has for a token; 0 for none.
     """
 
     layers: int
@@ -552,6 +581,25 @@ class Dimensions(ShortRepr):
     mixer_layers: tuple[int, ...] = ()
     no_attention: tuple[int, ...] = ()
     no_mlp: tuple[int, ...] = ()
+    wide: tuple[int, ...] = ()
+    wide_head_dim: int = 0
+    wide_kv_heads: int = 0
+    key_valued: tuple[int, ...] = ()
+    kv_layers: tuple[int, ...] = ()
+    ple: int = 0
+
+    def at(self, layer: int) -> "Dimensions":
+        """Return the sizes that hold in one layer."""
+        return self._at_wide if layer in self.wide else self
+
+    @cached_property
+    def _at_wide(self) -> "Dimensions":
+        head_dim, kv_heads = self.wide_head_dim, self.wide_kv_heads
+        return replace(self, head_dim=head_dim, kv_heads=kv_heads, rotary=head_dim if self.rotary else 0, wide=())
+
+    def kv_layer(self, layer: int) -> int:
+        """Return the layer whose keys and values a layer attends to: itself, or an earlier one."""
+        return self.kv_layers[layer] if self.kv_layers else layer
 
     def width(self, role: str) -> int:
         """Return the width of a head for a role, its bias or its map: of values for v and o, else of queries."""
@@ -569,8 +617,8 @@ class Dimensions(ShortRepr):
 
     def has_site(self, site: Site, layer: int) -> bool:
         """Tell whether a layer has a part."""
-        if site == "mixer":
-            return layer in self.mixer_layers
+        if site in ("mixer", "ple"):
+            return layer in self.mixer_layers if site == "mixer" else self.ple > 0
         return layer not in (self.no_mlp if site == "ff" else self.no_attention)
 
     def rope_at(self, layer: int) -> "Rope | None":
@@ -633,8 +681,8 @@ def site_of(role: str) -> Site:
     """Return the part of a block that a role belongs to, or the bias or norm of such a part."""
     if role.startswith(_CROSS):
         return "cross"
-    if role.startswith("mixer_"):
-        return "mixer"
+    if role.startswith(("mixer_", "ple_")):
+        return "mixer" if role.startswith("mixer_") else "ple"
     return "ff" if role in FF_ROLES or role == ROUTER or role.startswith("ff_") else "attn"
 
 
@@ -654,6 +702,8 @@ def shares_of(what: str) -> tuple[str, ...]:
     stem, suffix = what.removesuffix("_bias"), "_bias" if what.endswith("_bias") else ""
     if stem == "mixer_in":
         return tuple(f"{part}{suffix}" for part in MIXER_INPUTS)
+    if what == "v":
+        return ("v", KEYS_AS_VALUES)
     if stem not in (*FF_ROLES, ROUTER):
         return (what,)
     return tuple(f"{share}_{what}" if share else what for share in MLP_SHARES)
@@ -661,7 +711,7 @@ def shares_of(what: str) -> tuple[str, ...]:
 
 def role_of(what: str) -> str:
     """Return the role that the rows of a canonical tensor belong to; the tensor itself if it is no matrix of a role."""
-    return "mixer_in" if what in MIXER_INPUTS else share_of(what)[1]
+    return {**dict.fromkeys(MIXER_INPUTS, "mixer_in"), KEYS_AS_VALUES: "v"}.get(what) or share_of(what)[1]
 
 
 def sides_of(kind: str) -> tuple[str, str]:
@@ -690,6 +740,9 @@ def names_of(stored: Stored, layer: int, dims: Dimensions) -> tuple[str, ...]:
     """Return the tensor names (without prefix) of a record entry at one layer: one, one for each expert, or none."""
     if stored.layers in ("attn", "mixer", "ff"):
         present = dims.has_site(stored.layers, layer)
+    elif stored.layers in ("keyed", "valued", "key_valued"):
+        own, wanted = dims.kv_layer(layer) == layer, stored.layers
+        present = own and (wanted == "keyed" or (wanted == "key_valued") == (layer in dims.key_valued))
     else:
         present = stored.layers == "all" or (
             dims.has_site("ff", layer) and (stored.layers == "dense") == (layer in dims.dense)
@@ -736,7 +789,7 @@ def lens_map(side: Side, site: Site, layer: int, layers: int) -> str:
         layers: The number of layers of the model.
     """
     if side == "write":
-        return "effect.start" if layer == OUTSIDE else f"effect.{layer}.{'ff' if site == 'ff' else 'attn'}"
+        return "effect.start" if layer == OUTSIDE else f"effect.{layer}.{'ff' if site in ('ff', 'ple') else 'attn'}"
     state = layers if layer == OUTSIDE else layer
     return f"seen.{state}" if state > 0 else ""
 

@@ -118,7 +118,8 @@ def least(runner: Runner) -> int:
 
 def _making_memory(model: Model) -> int:
     """Return the bytes that the first block takes while the rows of the tokens are computed."""
-    dims, heads, neurons = model.dims, model.dims.heads + model.dims.kv_heads, sum(model.dims.mlps.sizes(0))
+    dims = model.dims.at(0)
+    heads, neurons = dims.heads + dims.kv_heads, sum(dims.mlps.sizes(0))
     block = dims.d * (heads * max(dims.head_dim, dims.value_dim) + len(model.family.ff_roles) * neurons)
     return 4 * block + 5 * 4 * TOKENS * (neurons + dims.d) + 4 * 8 * dims.d**2
 
@@ -130,7 +131,7 @@ def _running_memory(runner: Runner) -> int:
     index = tokens * len(list_types) * (8 * (runner.options.k + 32) + 12)
     survey = passing_size(d) or tokens * (4 * SCORES + MERGING)
     head, maps = (
-        max(runner.model.dims.head_dim, runner.model.dims.value_dim),
+        max(runner.model.dims.head_dim, runner.model.dims.value_dim, runner.model.dims.wide_head_dim),
         any(set(MAP_ROLES) & set(job.roles) for job in jobs),
     )
     columns = max(COLUMNS // head, 1) * head if maps else 0
@@ -153,7 +154,7 @@ def _spaces_at_once(runner: Runner) -> list[int]:
 def _job_memory(runner: Runner, job: Job, using: int) -> int:
     """Return the bytes of a job's vectors, of what uses them (``using``), and of the lists of two jobs in a row."""
     model, options = runner.model, runner.options
-    facts = {role: runner.facts(job.layer, role) for role in needed_roles(job)}
+    facts = {role: runner.facts(runner.model.layer_of(role, job.layer), role) for role in needed_roles(job)}
     sizes = [4 * model.dims.d * (each.count + each.compared) for each in facts.values()]
     lens = 10 * model.dims.d**2 + 40 * model.dims.vocab if runner.lens else 0
     lists = [facts[role].count * len(list_frames(facts[role], options)) for role in vector_roles(job)]

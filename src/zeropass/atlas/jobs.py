@@ -181,7 +181,7 @@ class Runner:
 
     def sets(self, job: Job) -> dict[str, VectorSet]:
         """Return the sets of vectors that a job needs, by role."""
-        return {role: self.vectors(job.layer, role) for role in needed_roles(job)}
+        return {role: self.vectors(self.model.layer_of(role, job.layer), role) for role in needed_roles(job)}
 
     def compute(self, job: Job, sets: dict[str, VectorSet]) -> JobResults:
         """Compute the results of a job, and write its vectors."""
@@ -263,7 +263,7 @@ class Runner:
         """Return the names of the spaces whose rows a job multiplies with."""
         spaces = set()
         for role in needed_roles(job):
-            facts = self.facts(job.layer, role)
+            facts = self.facts(self.model.layer_of(role, job.layer), role)
             frames = set(list_frames(facts, self.options)) if role in job.roles else set()
             if role in HEAD_ROLES and set(MAP_ROLES) & set(job.roles):
                 frames.add(self.map_frame(role))
@@ -368,13 +368,15 @@ class Runner:
         query, shared = (left, right) if base_role(kind) == "qk" else (right, left)
         scored = {role: self.scored(sets[role], self.map_frame(role)) for role in (query, shared)}
         each = in_turn if self.spaces.room is not None else each_core(self.kept.device)
-        dims, step = self.model.dims, max(1, COLUMNS // self.model.dims.width(kind))
+        layer = sets[query].layer  # of keys and values, it may be an earlier one
+        dims = self.model.dims.at(layer)
+        step = max(1, COLUMNS // dims.width(kind))
 
         def search(columns: tuple[int, Tensor, Tensor]) -> PairRow:
             head, scores, shared_factor = columns
             factor = self.factor(scored[query], head, scores)
             product = Factored(factor, shared_factor) if query == left else Factored(shared_factor, factor)
-            return self.pair_row(kind, sets[query].layer, head, scored[left].frame, product)
+            return self.pair_row(kind, layer, head, scored[left].frame, product)
 
         for first in range(0, dims.kv_heads, step):
             stored = range(first, min(first + step, dims.kv_heads))
@@ -385,7 +387,9 @@ class Runner:
             heads = range(stored.start * dims.group, stored.stop * dims.group)
             for start in range(heads.start, heads.stop, step):
                 block = self._columns(scored[query], range(start, min(start + step, heads.stop)), meet)
-                yield from each(search, [(head, x, factors[self.model.kv_head(shared, head)]) for head, x in block])
+                yield from each(
+                    search, [(head, x, factors[self.model.kv_head(shared, head, layer)]) for head, x in block]
+                )
 
     def pair_row(self, kind: str, layer: int, head: int, frame: str, product: Factored) -> PairRow:
         """Return the top pairs of one head map, given as its factors over the kept tokens."""
@@ -406,7 +410,7 @@ class Runner:
 
     def _columns(self, scored: Scored, heads: range, meet: OnScores) -> list[tuple[int, Tensor]]:
         """Return each stored head with the scores of its columns over the rows, less their means, (V', d_h)."""
-        width = self.model.dims.width(scored.vectors.role)
+        width = self.model.dims.at(scored.vectors.layer).width(scored.vectors.role)
         part = slice(heads.start * width, heads.stop * width)
         scores = scored.over_rows(part)
         meet(scored, part, scores)
@@ -421,16 +425,19 @@ class Runner:
             scores: Scores of its columns (`Scored.over_rows`), (V', d_h); they are overwritten.
         """
         role, frame = scored.vectors.role, scored.frame
-        width = self.model.dims.width(role)
-        part, layer = slice(head * width, (head + 1) * width), scored.vectors.layer
+        layer = scored.vectors.layer
+        dims = self.model.dims.at(layer)
+        part = slice(head * dims.width(role), (head + 1) * dims.width(role))
         factor = scores.add_(scored.mean[part])
         if base_role(role) == "k":
-            first = head * self.model.dims.group  # The first of the query heads that share this key head.
+            first = head * dims.group  # The first of the query heads that share this key head.
             return self.frames.as_key(factor, scored.mean[part], layer, first, frame, self._lengths_of(scored), role)
         if base_role(role) == "q":
             offset = self.frames.usual_offset(f"{role}k", frame)
             return self.frames.as_query(factor, layer, head, frame, offset, self._lengths_of(scored), role)
-        return self.frames.as_value(factor, role, self._lengths_of(scored)) if base_role(role) == "v" else factor
+        if base_role(role) != "v":
+            return factor
+        return self.frames.as_value(factor, layer, head * dims.group, frame, self._lengths_of(scored), role)
 
     def _lengths_of(self, scored: Scored) -> Lengths | None:
         """Return `Frames.lengths` of a role, computed once for all heads of its layer."""

@@ -37,6 +37,7 @@ from zeropass.atlas.schema import (
     check_manifest,
     check_view,
     file_name,
+    group_size,
     head_width,
     lists_file,
     of_address,
@@ -332,11 +333,12 @@ class Atlas(Searchable):
             layer = f"L{place.layer}.ff"
             raise BadAddress(f"{place}: {layer} has {experts}; a neuron of it is {layer}.{form}.")
         in_head = place.part in ("attn", "cross") and place.index >= 0
+        width = head_width(self.model, place.role, place.layer) if in_head else 0
         for what, value, count in (
             ("head", place.head, self.model["heads"]),
             ("expert", place.expert, len(sizes)),
             ("neuron", place.index if place.part == "ff" else -1, sizes[min(max(place.expert, 0), len(sizes) - 1)]),
-            ("subhead", place.index if in_head else -1, head_width(self.model, place.role) if in_head else 0),
+            ("subhead", place.index if in_head else -1, width),
         ):
             if value >= count:
                 raise BadAddress(f"{place}: {what} {value} is out of range, the model has {what}s 0 to {count - 1}.")
@@ -350,17 +352,17 @@ class Atlas(Searchable):
         else:
             role = place.role
         if base_role(role) in ("k", "v"):
-            group = self.model["heads"] // self.model["kv_heads"]
+            group = group_size(self.model, place.layer)
             place = replace(place, head=place.head // group * group)
         return file_name(place.layer, role), role, place
 
     def _lists(self, place: Address, k: int, view: str) -> list[VectorRecord]:
         """Return the lists of an address of vectors, one for each frame."""
         stem, role, stored = self.stored_name(place)
-        if role not in {run.role for run in self.runs if run.layer == place.layer}:
-            raise BadAddress(
-                f"{place}: this atlas holds no {role}; it has {', '.join(sorted({r.role for r in self.runs}))}."
-            )
+        held = {run.role for run in self.runs if run.layer == place.layer}
+        if role not in held:
+            known = held or {run.role for run in self.runs}
+            raise BadAddress(f"{place}: this atlas holds no {role}; it has {', '.join(sorted(known))}.")
         rows = sorted(self.rows_of(lists_file(stem), of_address(stored), _LIST))
         if not rows:
             count = max((run.count for run in self.runs if (run.layer, run.role) == (place.layer, role)), default=0)

@@ -234,6 +234,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
         ("model.value_dim", type(value_dim) is int and value_dim > 0),
         ("model.experts", mlps is not None),
+        ("model.wide", _are_heads(manifest["model"])),
         *((f"model.{name}", _are_layers(manifest["model"].get(name, []))) for name in LACKING),
         ("model.ff_roles", sorted(map(str, ff_roles)) == sorted(set(map(str, ff_roles)) & set(FF_ROLES))),
         ("options.layers", ranged),
@@ -249,10 +250,18 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
             raise BadAtlas(f"{path}: {entry} is {_entry(manifest, entry)!r}, which is impossible; rebuild the atlas.")
 
 
-def head_width(sizes: Mapping[str, Any], role: str) -> int:
+def head_width(sizes: Mapping[str, Any], role: str, layer: int) -> int:
     """Return the width of a head for a role, by the part of a manifest on the model or by `Dimensions` as a dict."""
+    if layer in sizes.get("wide", ()):
+        return int(sizes["wide_head_dim"])
     width: int = (sizes.get("value_dim") if base_role(role)[0] in "vo" else 0) or sizes["head_dim"]
     return width
+
+
+def group_size(sizes: Mapping[str, Any], layer: int) -> int:
+    """Return the number of query heads of a layer that share a key/value head, by the same."""
+    kv_heads: int = sizes["wide_kv_heads" if layer in sizes.get("wide", ()) else "kv_heads"]
+    return int(sizes["heads"]) // kv_heads
 
 
 def _are_layers(value: object) -> bool:
@@ -264,6 +273,21 @@ def mlp_facts(mlps: Mlps) -> dict[str, Any]:
     """Return what a manifest says of shared experts and of layers without experts, where a model has them."""
     facts = {"shared_neurons": mlps.shared_neurons, "dense": list(mlps.dense), "dense_neurons": mlps.dense_neurons}
     return {name: value for name, value in facts.items() if value}
+
+
+def head_facts(dims: Dimensions) -> dict[str, Any]:
+    """Return what a manifest says of layers whose heads have sizes of their own, where a model has them."""
+    facts = {"wide": list(dims.wide), "wide_head_dim": dims.wide_head_dim, "wide_kv_heads": dims.wide_kv_heads}
+    return {name: value for name, value in facts.items() if value}
+
+
+def _are_heads(model: Mapping[str, Any]) -> bool:
+    """Tell whether the entries on layers whose heads have sizes of their own are possible."""
+    if not (layers := model.get("wide", [])):
+        return _are_layers(layers)
+    head_dim, kv_heads = model.get("wide_head_dim"), model.get("wide_kv_heads")
+    counted = type(head_dim) is int and head_dim > 0 and type(kv_heads) is int and kv_heads > 0
+    return _are_layers(layers) and counted and model["heads"] % kv_heads == 0
 
 
 def hybrid_facts(dims: Dimensions) -> dict[str, list[int]]:

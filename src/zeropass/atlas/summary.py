@@ -7,7 +7,7 @@ from typing import Any
 
 from zeropass.arch.spec import HEAD_ROLES, base_role, site_of
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.schema import PARAMETERS
+from zeropass.atlas.schema import PARAMETERS, group_size
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import FEATURE
 from zeropass.records.overviews import Cell, LayerRecord, Overview, Short, Telling
@@ -70,8 +70,8 @@ def overview(atlas: Atlas, side: str, frame: str, measure: str) -> Overview:
 def _cells(atlas: Atlas, rows: Iterable[tuple[Any, ...]]) -> Iterable[Cell]:
     """Yield the cells of an overview from rows (layer, role, head, mean, most, address of most)."""
     parts: dict[tuple[int, str, int], list[tuple[float, float, str]]] = defaultdict(list)
-    group = atlas.model["heads"] // atlas.model["kv_heads"]
     for layer, role, first, mean, most, address in rows:
+        group = group_size(atlas.model, layer)
         for head in range(first, first + group) if base_role(role) in ("k", "v") else (first,):
             parts[layer, FEATURE if atlas.is_dictionary else site_of(role), head].append((mean, most, address))
     for (layer, site, head), entries in sorted(parts.items()):
@@ -125,7 +125,7 @@ def subheads(atlas: Atlas, layer: int, head: int, most: int | None = None) -> di
         head: The query head.
         most: How many columns of a role come with their lists; None for all.
     """
-    group = atlas.model["heads"] // atlas.model["kv_heads"]
+    group = group_size(atlas.model, layer)
     rows = atlas.query(
         "SELECT role, address, max(strength), list(id) FROM read_parquet($file) "
         "WHERE layer = $layer AND list_contains($roles, role) "

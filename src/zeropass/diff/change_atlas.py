@@ -106,7 +106,7 @@ def _changed_jobs(pair: Comparison, options: Options, progress: Progress) -> Seq
     reduced = []
     for step, job in enumerate(jobs):
         progress("looking", step, len(jobs))
-        changed = {role for role in needed_roles(job) if _changed(pair, job.layer, role)}
+        changed = {role for role in needed_roles(job) if _changed(pair, pair.base.layer_of(role, job.layer), role)}
         roles = tuple(role for role in vector_roles(job) if role in changed)
         maps = tuple(role for role in job.roles if role in MAP_ROLES and changed & set(sides_of(role)))
         if roles or maps:
@@ -131,7 +131,8 @@ def _normed_maps(model: Model) -> dict[str, str]:
     """Return the head maps whose sides are normed token by token, each with what is normed."""
     if model.layout.latent_of("v"):
         return dict.fromkeys(("qk", "vo"), "the latents of its attention")
-    return {"qk": "its queries and keys"} if model.family.qk_norm else {}
+    keys = {"qk": "its queries and keys"} if model.family.qk_norm else {}
+    return keys | ({"vo": "its values"} if model.family.value_normed else {})
 
 
 class _ChangeRunner(Runner):
@@ -187,7 +188,7 @@ class _ChangeRunner(Runner):
         layer = sets[kind[0]].layer
         sides = [_MapSide(self, sets[role], self.map_frame(role)) for role in kind]
         for head in range(self.model.dims.heads):
-            factors = (side.head(self.model.kv_head(side.role, head)) for side in sides)
+            factors = (side.head(self.model.kv_head(side.role, head, layer)) for side in sides)
             (left, added_left), (right, added_right) = factors
             lefts, rights = (added_left, left), (right + added_right, added_right)
             # The rank is mostly low, and without the columns of missing directions the search has far better bounds.
@@ -225,7 +226,7 @@ class _MapSide:
 
     def _head(self, stored: int) -> tuple[Tensor, Tensor]:
         """Compute both for a stored head; what was added comes from the change, since a difference would be noise."""
-        width = self.runner.model.dims.width(self.role)
+        width = self.runner.model.dims.at(self.added.vectors.layer).width(self.role)
         columns = slice(stored * width, (stored + 1) * width)
         before = self.plain.factor(self.before, stored, self.before.over_rows(columns))
         added = self.added.over_rows(columns)

@@ -98,12 +98,18 @@ class Comparison:
     def __post_init__(self) -> None:
         """Raise BadModel for a model that is not a fine-tune of the base."""
         base, tuned = self.base, self.tuned
+        if base.layout.gains or tuned.layout.gains:
+            raise BadModel(
+                f"{base.name}: experts that have norms of their own are read with the gains of these, and a comparison "
+                "could not tell what changed."
+            )
         if (base.family.name, base.family.stack) != (tuned.family.name, tuned.family.stack):
             raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
         sizes = (
             *("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts"),
             *("shared_neurons", "dense", "dense_neurons", "value_dim", "q_latent", "kv_latent"),
             *("mixer", "mixer_layers", "no_attention", "no_mlp"),
+            *("wide", "wide_head_dim", "wide_kv_heads", "key_valued", "kv_layers", "ple"),
         )
         for size in sizes:
             before, after = getattr(base.dims, size), getattr(tuned.dims, size)

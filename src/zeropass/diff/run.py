@@ -180,8 +180,7 @@ class _Work:
     def _matrix(self, change: Change, ends: list["_Ends"]) -> MatrixChange:
         """Return a change without its directions, and note their ends: `_describe` reads those of a layer at once."""
         error = 0.0
-        # no matrix follows the rows of a router, of an output gate or of a mixer
-        if not change.rounding and change.role in (*PARTNER, "value"):
+        if not change.rounding and self._has_partner(change):
             directions, error = leading(change, DIRECTIONS)
             ends.append(self._ends(change, directions))
         return MatrixChange(
@@ -195,12 +194,25 @@ class _Work:
             cosine=change.cosine,
         )
 
+    def _has_partner(self, change: Change) -> bool:
+        """Tell whether a matrix of the same layer follows or precedes the rows of a changed one.
+
+        None does for a router, an output gate, a mixer or a per-layer embedding, nor for queries of heads that attend
+        to the keys and values of another layer.
+        """
+        partner = PARTNER.get(change.role, "")
+        own = self.pair.base.layer_of(partner, change.layer) == change.layer
+        return change.role == "value" or (bool(partner) and own)
+
     def _ends(self, change: Change, directions: Directions) -> "_Ends":
         """Return the vectors that directions read on their left, and write (or attend to) on their right."""
         base, role = self.pair.base, change.role
         partner = PARTNER.get(role) or ("gate" if "gate" in base.family.ff_roles else "key")
         stream = role, directions.right.T
-        inner = partner, across(directions.left, role, base.dims).T @ self.tuned.matrix(partner, change.layer)
+        inner = (
+            partner,
+            across(directions.left, role, base.dims.at(change.layer)).T @ self.tuned.matrix(partner, change.layer),
+        )
         reads = base_role(role) in ("gate", "up", "key", "q", "v")
         sides = (stream, inner) if reads else (inner, stream)
         return _Ends(place=len(self.matrices), norm=change.norm, directions=directions, sides=sides)
@@ -281,7 +293,7 @@ class _Work:
 
     def _parameters(self, layer: int, rows: dict[str, Tensor]) -> None:
         """Add the neurons and heads of a layer that changed most, relative to their matrices, to the best so far."""
-        dims = self.pair.base.dims
+        dims = self.pair.base.dims.at(layer)
         ff = [squares for role, squares in rows.items() if role in FF_ROLES]
         if ff:
             score = torch.stack(ff).sum(0).sqrt()

@@ -335,12 +335,12 @@ def _alike(before: object, after: object) -> bool:
 
 
 def _frequencies(model: Model) -> Tensor | str | None:
-    """Return the rotary frequencies of all layers, (layers, r/2), the text of an unknown rule, or None without RoPE."""
+    """Return the rotary frequencies of all layers in a row, the text of an unknown rule, or None without RoPE."""
     if model.dims.rope is None:
         return None
     try:
         frames = Frames(model)
-        return torch.stack([frames.frequencies(layer) for layer in range(model.dims.layers)])
+        return torch.cat([frames.frequencies(layer) for layer in range(model.dims.layers)])
     except BadOption:
         return repr(model.dims.rope)
 

@@ -130,6 +130,7 @@ class _Measurement:
     def running(self) -> Running | CannotRun:
         """The running model, or why it cannot be run."""
         try:
+            self.model.require_alike_layers("a measurement on a text")
             return Running(replace(self.model, device=usable_device(self.device)))
         except CannotRun as error:
             return error

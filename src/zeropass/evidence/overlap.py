@@ -240,9 +240,10 @@ def _pair_tops(view: _View, layer: int, settings: Settings) -> dict[tuple[str, s
     for number, role in enumerate(roles):
         if role not in model.matrices(layer):
             continue
-        width, shared = model.dims.width(role), role in ("k", "v")
-        columns = torch.randperm(model.dims.heads * width, generator=settings.generator(70_000 + layer))[:count]
-        role_columns = columns // width // model.dims.group * width + columns % width if shared else columns
+        dims, shared = model.dims.at(layer), role in ("k", "v")
+        width = dims.width(role)
+        columns = torch.randperm(dims.heads * width, generator=settings.generator(70_000 + layer))[:count]
+        role_columns = columns // width // dims.group * width + columns % width if shared else columns
         at = role_columns if site_of(role) == "attn" else neurons
         vectors = model.matrix(role, layer)[at]
         noise = torch.randn(vectors.shape, generator=settings.generator(80_000 + 10 * layer + number))

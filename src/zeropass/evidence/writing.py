@@ -185,7 +185,7 @@ def _head_group(
     written: list[Tensor] = []
     predicted: dict[str, list[Tensor]] = {frame: [] for frame in rows}
     for head, position in items:
-        start = model.kv_head("v", head) * width
+        start = model.kv_head("v", head, layer) * width
         reads, writes = model.head("v", layer, head), model.head("o", layer, head)
         written.append(v[position, start : start + width] @ writes)
         for frame, frame_rows in rows.items():

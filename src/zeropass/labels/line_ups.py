@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zeropass.arch.spec import PROJECTION_ROLES
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import head_width
 from zeropass.labels.results import Listed, ids_of
@@ -38,7 +39,7 @@ def wrong_lists(source: "Atlas | Lens", record: Listed, count: int, generator: n
     """
     place = parse(record.address)
     place = place if place.role else place.with_role(record.role)
-    others = siblings(place, _sizes(source, place.layer))
+    others = siblings(place, _sizes(source, place))
     chosen: list[Listed] = []
     for i in generator.permutation(len(others))[:_TRIES]:
         candidate = _read(source, others[i], record)
@@ -50,7 +51,7 @@ def wrong_lists(source: "Atlas | Lens", record: Listed, count: int, generator: n
 
 
 def siblings(place: Address, sizes: Mapping[str, Any]) -> list[Address]:
-    """Return the other parameters of a layer and role: neurons, experts, heads, columns of a head, or features.
+    """Return the other parameters of a layer and role: neurons, experts, heads, columns, projections or features.
 
     What stands alone in its layer, and tables outside the blocks, have none.
 
@@ -63,7 +64,8 @@ def siblings(place: Address, sizes: Mapping[str, Any]) -> list[Address]:
         return []
     if place.index >= 0:
         counts = {"ff": sizes["neurons"] // sizes["experts"], FEATURE: sizes["features"]}
-        count = counts[place.part] if place.part in counts else head_width(sizes, place.role)
+        counts |= dict.fromkeys(("mixer", "ple"), sizes.get("rows", 0))
+        count = counts[place.part] if place.part in counts else head_width(sizes, place.role, place.layer)
         others = [replace(place, index=i) for i in range(count)]
     elif place.head >= 0:
         others = [replace(place, head=i) for i in range(sizes["heads"])]
@@ -77,11 +79,16 @@ def says_little(record: Listed) -> bool:
     return isinstance(record, VectorRecord) and record.says_little
 
 
-def _sizes(source: "Atlas | Lens", layer: int) -> Mapping[str, Any]:
-    """Return the sizes of a layer by name; only an atlas of a dictionary has features."""
+def _sizes(source: "Atlas | Lens", place: Address) -> Mapping[str, Any]:
+    """Return the sizes of a layer by name; only an atlas of a dictionary has features, only projections have rows."""
+    layer, role = place.layer, place.role
     if not isinstance(source, Atlas):
-        return asdict(source.model.dims) | {"features": 0}
-    return source.model | {"features": max((r.count for r in source.runs if r.layer == layer), default=0)}
+        rows = source.model.rows(role, layer) if role in PROJECTION_ROLES else 0
+        return asdict(source.model.dims) | {"features": 0, "rows": rows}
+    return source.model | {
+        "features": max((run.count for run in source.runs if run.layer == layer), default=0),
+        "rows": max((run.count for run in source.runs if (run.layer, run.role) == (layer, role)), default=0),
+    }
 
 
 def _read(source: "Atlas | Lens", place: Address, record: Listed) -> Listed:

@@ -94,6 +94,12 @@ class Adapted(Model):
         """Return `Model.matrix_on_cpu` with the adapter's change."""
         return self.matrix(what, layer, start, stop).cpu()
 
+    def columns(self, what: str, part: slice, start: int, stop: int) -> Tensor:
+        """Return `Model.columns` with the adapter's change."""
+        if self.touches(what):
+            return self.matrix_on_cpu(what, 0, start, stop)[:, part]
+        return self.base.columns(what, part, start, stop)
+
     @cached_property
     def judgement(self) -> Judgement:
         """`Model.judgement`; that of the base where the adapter leaves the embedding as it is."""

@@ -75,6 +75,11 @@ def fit(base: Model, layouts: tuple[Layout, ...], adapter: Adapter) -> Fitted:
         BadModel: If the meaning of something would have to be guessed.
         BadWeights: If something does not fit or the base lacks it; names the tensor and the shapes.
     """
+    if base.layout.gains:
+        raise BadModel(
+            f"{base.name}: experts that have norms of their own are read with the gains of these, which an adapter of "
+            "them does not know. Merge the adapter into the model and read that."
+        )
     fitting = _Fitting(base, layouts[0], adapter, Names(base.family, layouts, base.dims))
     for name, tensor in adapter.whole.items():
         fitting.take_tensor(name, tensor)
@@ -342,7 +347,7 @@ class _Fitting:
 
     def _expected(self, meaning: Meaning) -> Shape:
         """Return the shape of a stored tensor."""
-        what, stored, dims = meaning.what, meaning.stored, self.base.dims
+        what, stored, dims = meaning.what, meaning.stored, self.base.dims.at(meaning.layer)
         if what in self.layout.extra:
             if stored.name.endswith("bias") or (self.base.has(what) and self.base.is_vector(what)):
                 return (dims.d,)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import Dimensions, Family, Layout, Stored, names_of, share_of
+from zeropass.arch.spec import KEYS_AS_VALUES, Dimensions, Family, Layout, Stored, names_of, share_of
 
 __all__ = ["Meaning", "Names"]
 
@@ -38,7 +38,7 @@ class Meaning:
     @property
     def place(self) -> tuple[str, int]:
         """The canonical matrix of the layer that has these rows, by its role."""
-        return share_of(self.what)[1], self.layer
+        return "v" if self.what == KEYS_AS_VALUES else share_of(self.what)[1], self.layer
 
 
 _STACKS = {"gate": "gate_up_proj", "up": "gate_up_proj", "value": "down_proj"}

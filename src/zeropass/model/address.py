@@ -9,6 +9,7 @@ Grammar::
                                                     .ov is read as .vo
     L{layer}.attn.{head}.{q|k|v|o|g}.{index}        a subhead: one column or row of a head; g is its output gate
     L{layer}.mixer.{in|out}.{index}                 a row of the projection into a mixer of a hybrid, or out of it
+    L{layer}.ple.{in|out}.{index}                   a gate of a per-layer embedding, or what it writes
     L{layer}.attn.{head}.{q|v}.bias                 what a head looks for, or writes, regardless of the tokens
     L{layer}.ff.e{expert}.bias                      what an expert writes whatever it reads
     L{layer}.{ff|attn}.bias, L{layer}.{ff|attn}.norm    the output bias, the shift of the norm
@@ -22,7 +23,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from zeropass.arch.spec import MIXER_ROLES, ROUTER, base_role
+from zeropass.arch.spec import PROJECTION_ROLES, ROUTER, base_role
 from zeropass.errors import BadAddress
 
 __all__ = ["FEATURE", "Address", "canonical_role", "feature_roles", "parse", "with_roles"]
@@ -35,7 +36,7 @@ _NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value
 _EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router|bias))?")
 _HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo|ov))?")
 _SUBHEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})\.([qkvog])(?:\.({_N}|bias))?")
-_MIXER = re.compile(rf"L({_N})\.mixer\.(in|out)\.({_N})")
+_PROJECTION = re.compile(rf"L({_N})\.(mixer|ple)\.(in|out)\.({_N})")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross|mixer)\.(bias|norm)")
 _OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
 _FEATURE = re.compile(rf"L({_N})\.sae\.({_N})(?:\.(encoder|decoder(?:\.{_N})?))?")
@@ -48,11 +49,11 @@ class Address:
 
     Attributes:
         layer: The layer; -1 outside the blocks.
-        part: ``ff``, ``attn``, ``cross`` or ``mixer`` inside a block, else the stem of a table (``pos``, ``final`` …);
-            ``sae`` for a feature of a dictionary.
+        part: ``ff``, ``attn``, ``cross``, ``mixer`` or ``ple`` inside a block, else the stem of a table (``pos``,
+            ``final`` …); ``sae`` for a feature of a dictionary.
         head: The query head; -1 where there is none.
-        index: The neuron, the feature, the column of a subhead or the row of a mixer or a table; -1 for an entire head
-            or a lone vector.
+        index: The neuron, the feature, the column of a subhead or the row of a projection or a table; -1 for an entire
+            head or a lone vector.
         role: The role; empty where all roles are meant.
         expert: The expert of the neuron, in a model with experts. Without ``index``, the expert's row of the router, or
             its bias.
@@ -82,8 +83,8 @@ class Address:
             if self.index < 0:
                 return f"{stem}.bias" if self.role == "bias" else stem
             return f"{stem}.{self.index}"
-        if self.role in MIXER_ROLES:
-            return f"{stem}.{self.role.removeprefix('mixer_')}.{self.index}"
+        if self.role in PROJECTION_ROLES:
+            return f"{stem}.{self.role.removeprefix(f'{self.part}_')}.{self.index}"
         if self.head < 0:
             return f"{stem}.{self.role}"
         stem = f"{stem}.{self.head}"
@@ -123,8 +124,8 @@ def parse(text: "str | Address") -> Address:
         return Address(int(m[1]), m[2], head=int(m[3]), role=canonical_role(_role(m[2], m[4])) if m[4] else "")
     if m := _SUBHEAD.fullmatch(text):
         return _subhead(text, m)
-    if m := _MIXER.fullmatch(text):
-        return Address(int(m[1]), "mixer", index=int(m[3]), role=f"mixer_{m[2]}")
+    if m := _PROJECTION.fullmatch(text):
+        return Address(int(m[1]), m[2], index=int(m[4]), role=f"{m[2]}_{m[3]}")
     if m := _BLOCK.fullmatch(text):
         return Address(int(m[1]), m[2], role=m[3])
     if m := _OUTSIDE.fullmatch(text):

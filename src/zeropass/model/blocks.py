@@ -4,6 +4,7 @@ It needs nothing but the weights, so it runs whatever can be read: any family, a
 layer at a time where a model is larger than memory. tests/model/test_blocks.py compares it with transformers.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import OUTPUT_GATE, PRODUCTS, ROUTER, Site
+from zeropass.arch.spec import OUTPUT_GATE, PRODUCTS, ROUTER, Dimensions, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.mixers import mixed_alone
 from zeropass.model.model import Model
@@ -28,7 +29,7 @@ from zeropass.model.positions import (
     qk_norm_at,
     turned_gain,
 )
-from zeropass.numerics.projection import apply_norm, rotate
+from zeropass.numerics.projection import apply_norm, normed, rotate
 from zeropass.numerics.statistics import blocks
 
 __all__ = [
@@ -36,8 +37,10 @@ __all__ = [
     "Block",
     "Cache",
     "Recorder",
+    "caches",
     "embedded",
     "final_logits",
+    "layer_embedding",
     "model_input",
     "require_forward",
     "token_rows",
@@ -109,13 +112,15 @@ class Block:
 
         attn.stream, ff.stream   the stream that the attention and the MLP read, before their norm
         attn, ff                 the same behind the norm, gain included
+        ple                      the stream that the gates of a per-layer embedding read, which have no norm
         v.latent                 the latent that values are made of, before its norm, in latent attention
         q, k, v                  queries, keys and values as the linear layers give them
         rotated.q, rotated.k     queries and keys as they meet
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
         router                   the weight of each expert
-        o.in, value.in           inputs of the output layers
-        attn.out, ff.out         what they write, before the norm behind them if there is one
+        ple_in                   what these gates give, before the activation function
+        o.in, value.in, ple.in   inputs of the output layers
+        attn.out, ff.out, ple.out  what they write, before the norm behind them if there is one
         attn.sum, ff.sum         the stream with it, before its norm, in a model that norms the stream itself
 
     Attributes:
@@ -136,12 +141,15 @@ class Block:
     _matrices: dict[str, Tensor] = field(default_factory=dict, repr=False)
     _vectors: dict[str, Tensor | None] = field(default_factory=dict, repr=False)
 
+    @cached_property
+    def dims(self) -> Dimensions:
+        """The sizes of the layer."""
+        return self.model.dims.at(self.layer)
+
     def __post_init__(self) -> None:
-        if self.model.dims.activation not in (*ACTIVATIONS, "xielu"):
+        if self.dims.activation not in (*ACTIVATIONS, "xielu"):
             known = ", ".join(sorted((*ACTIVATIONS, "xielu")))
-            raise BadModel(
-                f"{self.model.files.place}: activation {self.model.dims.activation!r} is not one of {known}."
-            )
+            raise BadModel(f"{self.model.files.place}: activation {self.dims.activation!r} is not one of {known}.")
 
     def __call__(
         self,
@@ -149,34 +157,46 @@ class Block:
         cache: Cache | None = None,
         record: Recorder | None = None,
         added: Mapping[Site, Tensor] | None = None,
+        ids: Tensor | None = None,
     ) -> Tensor:
         """Return the stream behind the block.
 
         Args:
             x: The stream before it, (batch, tokens, d).
-            cache: Keys and values of earlier tokens, which are extended.
+            cache: Keys and values of earlier tokens, which are extended. In a layer that attends to the keys and values
+                of another, it is that layer's, with those of these tokens (`caches`).
             record: Receives the activations.
             added: Vectors (batch, d) that are added to what the attention or the MLP writes for the last token, before
                 the norm behind it if there is one.
+            ids: The tokens (batch, tokens), for a layer that adds an embedding of its own.
 
         Returns:
             The stream, shaped like ``x``.
+
+        Raises:
+            CannotRun: If the layer needs tokens, or keys and values of another layer, that are not given.
         """
         inner: _Mixing = {"attn": lambda y: self._attend(y, cache or Cache(), record), "mixer": self._unknown}
-        return self._run(x, inner, record, added or {})
+        return self._run(x, inner, record, added or {}, ids)
 
-    def alone(self, x: Tensor, attended: float = 1.0) -> Tensor:
+    def alone(self, x: Tensor, attended: float = 1.0, ids: Tensor | None = None) -> Tensor:
         """Return the stream (n, d) behind the block if every token attends to itself alone, with a given weight.
 
         A sink takes its share of that. A decoder's attention to its encoder is left out, since it depends on the
         encoder's text; its norm is kept.
+
+        Args:
+            x: The stream before it, (n, d).
+            attended: The weight.
+            ids: The tokens (n,), for a layer that adds an embedding of its own.
         """
+        self._require_own_keys()
 
         def attend(y: Tensor) -> Tensor:
             mixed = attended * self._left_by_sinks(y) * self._of_queries(self._values(y))
             return self._written(self._let_through(mixed, y), "o")
 
-        return self._run(x, {"attn": attend, "mixer": self.mixed_alone}, None, {})
+        return self._run(x, {"attn": attend, "mixer": self.mixed_alone}, None, {}, ids)
 
     def mixed_alone(self, y: Tensor) -> Tensor:
         """Return what the mixer writes for normed states (n, d) of tokens alone."""
@@ -195,7 +215,7 @@ class Block:
             return 1.0
         q, k = (self.heads(self.bounded(self._columns(y, role), role)[:, None], role) for role in "qk")
         weights = self.weights(self.turned_queries(q, 0), k, torch.zeros(1, dtype=torch.long, device=y.device))
-        return weights[:, :, 0, 0].repeat_interleave(self.model.dims.width("o"), -1)
+        return weights[:, :, 0, 0].repeat_interleave(self.dims.width("o"), -1)
 
     def _run(
         self,
@@ -203,6 +223,7 @@ class Block:
         mixing: _Mixing,
         record: Recorder | None,
         added: Mapping[Site, Tensor],
+        ids: Tensor | None,
     ) -> Tensor:
         """Return the stream behind the block, by what moves between tokens; a mixer reads and writes beside attention.
 
@@ -211,13 +232,16 @@ class Block:
             mixing: The attention and the mixer.
             record: Receives the activations.
             added: As in `__call__`.
+            ids: As in `__call__`.
         """
         family = self.model.family
-        parts: _Mixing = {**mixing, "ff": lambda y: self._feed(y, record)}
+        parts: _Mixing = {
+            **mixing,
+            "ff": lambda y: self._feed(y, record),
+            "ple": lambda y: self._embed(y, ids, record),
+        }
         inner: dict[Site, Callable[[Tensor], Tensor]] = {
-            site: _with(part, added.get(site))
-            for site, part in parts.items()
-            if self.model.dims.has_site(site, self.layer)
+            site: _with(part, added.get(site)) for site, part in parts.items() if self.dims.has_site(site, self.layer)
         }
         if family.mixer:
             x = sum((self._added(x, site, inner[site], record) for site in mixing if site in inner), x)
@@ -232,7 +256,8 @@ class Block:
                 x = self._normed(x, f"{site}_norm")
             if site == "attn" and family.crosses and family.stream_normed:
                 x = self._normed(x, "cross_norm")
-        return x
+        scalar = self.vector("layer_scalar")
+        return x if scalar is None else x * scalar
 
     def _added(self, x: Tensor, site: Site, inner: Callable[[Tensor], Tensor], record: Recorder | None) -> Tensor:
         """Return what half a block adds to the stream, read through its norm and written through its post-norm."""
@@ -241,19 +266,19 @@ class Block:
         written = inner(y)
         _record(record, **{f"{site}.out": written})
         behind = f"{site}_post_norm"
-        scale = self.model.dims.residual_scale
+        scale = self.dims.residual_scale
         return scale * (self._normed(written, behind) if self.model.has(behind) else written)
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
-        return apply_norm(
-            x, self.model.family.norm, self.model.dims.eps, self.vector(name), self.vector(f"{name}_bias")
-        )
+        return apply_norm(x, self.model.family.norm, self.dims.eps, self.vector(name), self.vector(f"{name}_bias"))
 
     # Attention
 
     def _attend(self, y: Tensor, cache: Cache, record: Recorder | None) -> Tensor:
         """Return what all heads write for normed states (batch, tokens, d)."""
-        dims, start = self.model.dims, cache.length
+        if self.dims.kv_layer(self.layer) != self.layer:
+            return self._attend_shared(y, cache, record)
+        start = cache.length
         if latent := self.model.layout.latent_of("v"):
             _record(record, **{"v.latent": self._linear(y, latent)})
         q, k, v = (self._columns(y, role) for role in "qkv")
@@ -264,7 +289,33 @@ class Block:
         grown = growth(self.model, self.layer, at)
         queries = queries if grown is None else queries * grown
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
-        keys, values = cache.extend(keys, self.heads(self._clipped(v), "v"))
+        keys, values = cache.extend(keys, self.heads(self._as_values(v), "v"))
+        return self._mixed_from(y, queries, keys, values, at, record)
+
+    def _require_own_keys(self) -> None:
+        if (other := self.dims.kv_layer(self.layer)) != self.layer:
+            raise CannotRun(
+                f"{self.model.name}: layer {self.layer} attends to the keys and values of layer {other}, which are not "
+                "given."
+            )
+
+    def _attend_shared(self, y: Tensor, cache: Cache, record: Recorder | None) -> Tensor:
+        """Return what the heads write that attend to keys and values of another layer."""
+        if cache.keys is None or cache.values is None:
+            self._require_own_keys()
+        assert cache.keys is not None and cache.values is not None
+        q = self._columns(y, "q")
+        _record(record, q=q)
+        at = torch.arange(cache.length - y.shape[1], cache.length, device=y.device)
+        queries = self.turned_queries(self.heads(self.bounded(q, "q"), "q"), at)
+        _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(cache.keys[:, :, -y.shape[1] :])})
+        return self._mixed_from(y, queries, cache.keys, cache.values, at, record)
+
+    def _mixed_from(
+        self, y: Tensor, queries: Tensor, keys: Tensor, values: Tensor, at: Tensor, record: Recorder | None
+    ) -> Tensor:
+        """Return what all heads write, from rotated queries and keys and from values, (batch, heads, tokens, d_h)."""
+        dims = self.dims
         if dims.attention_cap is None and self.vector("sinks") is None and not self.model.has("distances"):
             keys = keys.repeat_interleave(dims.group, 1)
             mask = self.mask(at, keys.shape[2])[None]  # the fused form takes masks of four dimensions only
@@ -294,7 +345,7 @@ class Block:
         Returns:
             The logits, scaled and capped, with the biases of positions; minus infinity where a key is hidden.
         """
-        dims = self.model.dims
+        dims = self.dims
         logits = self._scale * self.products(queries, keys.repeat_interleave(dims.group, 1), at)
         if dims.attention_cap is not None:
             logits = dims.attention_cap * (logits / dims.attention_cap).tanh()
@@ -329,7 +380,7 @@ class Block:
         Returns:
             Biases of positions, and minus infinity for keys that are not attended to; (1 or heads, queries, keys).
         """
-        dims, family = self.model.dims, self.model.family
+        dims, family = self.dims, self.model.family
         offsets = at[:, None] - torch.arange(count, device=at.device)
         hidden = offsets < 0 if family.causal else torch.zeros_like(offsets, dtype=torch.bool)
         if self.layer in dims.local and dims.window is not None:
@@ -363,15 +414,15 @@ class Block:
 
     @property
     def _scale(self) -> float:
-        return self.model.dims.scale_at(self.layer)
+        return self.dims.scale_at(self.layer)
 
     @cached_property
     def _frequencies(self) -> Tensor | None:
-        return frequencies(self.model, self.layer) if self.model.dims.rope else None
+        return frequencies(self.model, self.layer) if self.dims.rope else None
 
     def bounded(self, x: Tensor, role: str) -> Tensor:
         """Norm and clip queries or keys (batch, tokens, width), where the family does, before they are rotated."""
-        dims, family = self.model.dims, self.model.family
+        dims, family = self.dims, self.model.family
         gain = None if family.qk_norm_behind else self.vector(f"{role}_norm")
         shift = self.vector(f"{role}_norm_bias")
         each = qk_norm_at(self.model, self.layer)
@@ -383,19 +434,27 @@ class Block:
         return self._clipped(x)
 
     def _clipped(self, x: Tensor) -> Tensor:
-        clip = self.model.dims.clip
+        clip = self.dims.clip
         return x if clip is None else x.clamp(-clip, clip)
 
     def _values(self, y: Tensor) -> Tensor:
-        return self._clipped(self._columns(y, "v"))
+        return self._as_values(self._columns(y, "v"))
+
+    def _as_values(self, v: Tensor) -> Tensor:
+        """Clip values (…, width), or norm those of each head, where the family does."""
+        v = self._clipped(v)
+        if not self.model.family.value_normed:
+            return v
+        heads = v.reshape(*v.shape[:-1], -1, self.dims.width("v"))
+        return normed(heads, "rms", self.dims.eps).flatten(-2)
 
     def heads(self, x: Tensor, role: str = "q") -> Tensor:
         """Cut queries, keys or values (batch, tokens, width) into heads, (batch, heads, tokens, d_h)."""
-        return x.reshape(*x.shape[:-1], -1, self.model.dims.width(role)).transpose(-2, -3)
+        return x.reshape(*x.shape[:-1], -1, self.dims.width(role)).transpose(-2, -3)
 
     def _columns(self, y: Tensor, role: str) -> Tensor:
         """Return queries, keys or values (…, width) for normed states (…, d); through their latent if they have one."""
-        latent, dims = self.model.layout.latent_of(role), self.model.dims
+        latent, dims = self.model.layout.latent_of(role), self.dims
         if not latent:
             return self._linear(y, role)
         narrow = apply_norm(self._linear(y, latent), "rms", dims.latent_eps, self.vector(f"{latent}_norm"), None)
@@ -408,7 +467,7 @@ class Block:
 
     def _of_queries(self, values: Tensor) -> Tensor:
         """Repeat the values (n, width) of key heads for the query heads that share them."""
-        dims = self.model.dims
+        dims = self.dims
         heads = values.reshape(*values.shape[:-1], dims.kv_heads, -1)
         return heads.repeat_interleave(dims.group, -2).flatten(-2)
 
@@ -428,8 +487,21 @@ class Block:
             active = self._active(y, record) * weights
         _record(record, router=share)
         _record(record, **{"value.in": active})
+        if self.model.layout.gains:
+            return self.joined(active)
         written = active @ self.matrix("value")
         return written if biases is None else written + share @ biases
+
+    def joined(self, active: Tensor) -> Tensor:
+        """Return what experts and the shared MLP write, each normed by itself, for activations (…, neurons)."""
+        rows, gains = self.model.without_gains.matrix("value", self.layer), self.model.layout.gains
+        first = self.dims.neurons - self.dims.shared_neurons
+        parts = {"value": slice(0, first), "shared_value": slice(first, None)}
+        written = [
+            apply_norm(active[..., part] @ rows[part], "rms", self.dims.eps, self.vector(gains[what]), None)
+            for what, part in parts.items()
+        ]
+        return torch.stack(written).sum(0)
 
     def _active(self, y: Tensor, record: Recorder | None, scale: Tensor | None = None) -> Tensor:
         """Return the activations (…, neurons), of a gated MLP with what its neurons read multiplied by ``scale``."""
@@ -444,19 +516,30 @@ class Block:
 
     def activated(self, x: Tensor) -> Tensor:
         """Return the activation function of gates or keys, bounded where the model bounds them."""
-        dims, limit = self.model.dims, self.model.dims.gate_limit
+        dims, limit = self.dims, self.dims.gate_limit
         if dims.activation == "xielu":
             return xielu(x, *map(self.vector, XIELU))
         return ACTIVATIONS[dims.activation](x if limit is None else x.clamp(max=limit))
 
     def multiplier(self, up: Tensor) -> Tensor:
         """Return what the activation is multiplied by."""
-        limit = self.model.dims.gate_limit
+        limit = self.dims.gate_limit
         return up if limit is None else up.clamp(-limit, limit) + 1
+
+    def _embed(self, y: Tensor, ids: Tensor | None, record: Recorder | None) -> Tensor:
+        """Return what the layer's own embedding of the tokens adds to the stream (…, d), through its gates."""
+        if ids is None:
+            raise CannotRun(
+                f"{self.model.name}: layer {self.layer} adds an embedding of the tokens, which are not given."
+            )
+        gate = self._linear(y, "ple_in")
+        active = self.activated(gate) * layer_embedding(self.model, self.layer, ids)
+        _record(record, ple_in=gate, **{"ple.in": active})
+        return self._written(active, "ple_out")
 
     @cached_property
     def _sizes(self) -> tuple[int, ...]:
-        return self.model.dims.mlps.sizes(self.layer)
+        return self.dims.mlps.sizes(self.layer)
 
     def per_neuron(self, share: Tensor) -> Tensor:
         """Repeat the weights (…, experts) of experts for their neurons."""
@@ -464,8 +547,9 @@ class Block:
 
     def _routed(self, y: Tensor) -> Tensor:
         """Return the weight (…, experts) of each expert for each token; zero for experts that are not used."""
-        dims = self.model.dims
+        dims = self.dims
         logits, of_shared = self._linear(y, ROUTER).tensor_split([dims.experts], -1)
+        logits = logits / math.sqrt(dims.d) if self.model.family.router_shrunk else logits
         share = self._shares(logits) if dims.router_jitter is None else self._mixed(logits, dims.router_jitter)
         if not dims.shared_neurons:
             return share
@@ -473,11 +557,13 @@ class Block:
 
     def _shares(self, logits: Tensor) -> Tensor:
         """Return the weights of routed experts by their scores."""
-        dims = self.model.dims
+        dims = self.dims
         scores = logits.sigmoid() if dims.router_sigmoid else logits.softmax(-1)
         experts = self._chosen(scores)
         best = scores.gather(-1, experts)
         best = best / best.sum(-1, keepdim=True) if dims.router_normed else best
+        scale = self.vector("expert_scale")
+        best = best if scale is None else best * scale[experts]
         return torch.zeros_like(scores).scatter(-1, experts, dims.router_scale * best)
 
     def _mixed(self, logits: Tensor, jitter: float) -> Tensor:
@@ -486,7 +572,7 @@ class Block:
         It chooses one expert after another, and weights each by a softmax over those left whose logits are near its.
         """
         share, left = torch.zeros_like(logits), logits
-        for _ in range(self.model.dims.experts_used):
+        for _ in range(self.dims.experts_used):
             best, expert = left.max(-1, keepdim=True)
             far = (best - logits) / torch.maximum(logits.abs(), best) > 2 * jitter
             weights = left.masked_fill(far, float("-inf")).softmax(-1)
@@ -499,7 +585,7 @@ class Block:
 
         A correction is added for the choice only (DeepSeek-AI 2024, arXiv:2412.19437, §2.1.2).
         """
-        dims, correction = self.model.dims, self.vector("router_correction")
+        dims, correction = self.dims, self.vector("router_correction")
         scores = scores if correction is None else scores + correction
         if dims.router_groups > 1:
             groups = scores.reshape(*scores.shape[:-1], dims.router_groups, -1)
@@ -551,15 +637,45 @@ def require_forward(model: Model) -> None:
             raise CannotRun(str(error)) from error
 
 
+def caches(model: Model) -> list[Cache]:
+    """Return an empty cache for each layer; layers that attend to the same keys and values share one."""
+    each = [Cache() for _ in range(model.dims.layers)]
+    return [each[model.dims.kv_layer(layer)] for layer in range(model.dims.layers)]
+
+
 def token_rows(model: Model, ids: Tensor) -> Tensor:
     """Return the rows of the embedding for token ids of any shape, (…, embed); only what is needed is read."""
+    return _rows_of(
+        ids,
+        model.dims.embed or model.dims.d,
+        lambda first, last: model.matrix_on_cpu("embedding", 0, first, last),
+        model.device,
+    )
+
+
+def layer_embedding(model: Model, layer: int, ids: Tensor) -> Tensor:
+    """Return what a layer has for tokens of any shape beside the stream, (…, `Dimensions.ple`).
+
+    It is the mean, but for its length, of the token's row in a table of its own, and of what a matrix makes of its row
+    in the embedding (``project_per_layer_inputs`` of transformers 5.24).
+    """
+    dims = model.dims
+    part = slice(layer * dims.ple, (layer + 1) * dims.ple)
+    projected = model_input(model, token_rows(model, ids)) @ model.matrix("ple_context", 0, part.start, part.stop).T
+    context = apply_norm(projected / math.sqrt(dims.d), "rms", dims.eps, model.vector("ple_context_norm"), None)
+    table = _rows_of(ids, dims.ple, lambda first, last: model.columns("ple_table", part, first, last), model.device)
+    return (context + math.sqrt(dims.ple) * table) * math.sqrt(0.5)
+
+
+def _rows_of(ids: Tensor, width: int, read: Callable[[int, int], Tensor], device: torch.device) -> Tensor:
+    """Return rows (…, width) of a table for ids of any shape, from a function that reads a span of rows."""
     unique, at = torch.unique(ids.cpu(), return_inverse=True)
-    rows = torch.empty(len(unique), model.dims.embed or model.dims.d)
+    rows = torch.empty(len(unique), width)
     ends = (unique.diff() > _GAP).nonzero()[:, 0] + 1
     for run, out in zip(torch.tensor_split(unique, ends), torch.tensor_split(rows, ends), strict=True):
         if len(run):
-            out[:] = model.matrix_on_cpu("embedding", 0, int(run[0]), int(run[-1]) + 1)[run - run[0]]
-    return rows.to(model.device)[at.to(model.device)]
+            out[:] = read(int(run[0]), int(run[-1]) + 1)[run - run[0]]
+    return rows.to(device)[at.to(device)]
 
 
 def embedded(model: Model, ids: Tensor, start: int = 0) -> Tensor:

@@ -164,7 +164,8 @@ def calibrate(
     Raises:
         BadLens: If the folder holds something else.
         BadOption: If there are too few tokens, or if there is no such source.
-        CannotRun: If the model reads the text of an encoder, or has mixers or output gates of heads.
+        CannotRun: If the model reads the text of an encoder, has mixers or output gates of heads, or has layers that
+            differ in ways that the lens does not know.
 
     Example:
         >>> import zeropass as zp
@@ -175,6 +176,7 @@ def calibrate(
     report = callback(progress)
     model = open_model(model)
     require_forward(model)
+    model.require_alike_layers("the mean-field lens")
     if model.family.gated:
         raise CannotRun(f"{model.name}: the mean-field lens does not know the output gates of heads.")
     source = source or ("own" if model.family.causal else "random")

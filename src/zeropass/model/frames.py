@@ -17,6 +17,7 @@ from zeropass.arch.spec import (
     ALL_FRAMES,
     LENS_FRAMES,
     MEMORY,
+    OUTSIDE,
     RELATIVE,
     USUAL_OFFSET,
     Side,
@@ -223,9 +224,20 @@ class Frames(ShortRepr):
                 f"There is no frame {frame!r} of a side {side!r}: frames are {known}, sides read and write."
             )
         folded = vectors if frame == "paper" or norm is None else self._with_norm(vectors, side, norm, layer)
+        if side == "write" and frame != "paper" and layer != OUTSIDE and self._scalars is not None:
+            # What is no parameter of the layer but a direction behind its MLP is written behind its factor.
+            first = layer + 1 if norm is None and site == "ff" else layer
+            folded = folded * self._scalars[first : layer + 1 if frame in LENS_FRAMES else None].prod()
         if frame not in LENS_FRAMES:
             return folded
         return self._with_lens(folded, frame, side, site or site_of(norm or ""), layer)
+
+    @cached_property
+    def _scalars(self) -> Tensor | None:
+        """The factors (layers,) of the stream as it leaves each layer; None where it leaves as it is."""
+        each = (self.model.vector("layer_scalar", layer) for layer in range(self.model.dims.layers))
+        present = [scalar for scalar in each if scalar is not None]
+        return torch.cat(present) if present else None
 
     def _with_norm(self, vectors: Tensor, side: Side, norm: str, layer: int) -> Tensor:
         model = self.model
@@ -283,8 +295,8 @@ class Frames(ShortRepr):
 
     def head_constant(self, layer: int, head: int, role: str = "q", frame: str = "token") -> Tensor | None:
         """Return `constant` of one head, (d_h,)."""
-        width = self.model.dims.width(role)
-        start = self.model.kv_head(role, head) * width
+        width = self.model.dims.at(layer).width(role)
+        start = self.model.kv_head(role, head, layer) * width
         return self.constant(layer, role, start, start + width, frame)
 
     def head_map(self, layer: int, head: int, kind: str, frame: str = "token", offset: int | None = None) -> Factored:
@@ -293,7 +305,8 @@ class Frames(ShortRepr):
         The query side of ``qk`` includes biases and is turned by the RoPE offset, or has the vector of the distance
         added. From the key side its mean over keys, which softmax cannot see, is subtracted. Biases of ``vo`` add the
         same to every token and are parameters of their own. What a model divides a token's queries, keys or values by,
-        it is divided by. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``, ``E W_V W_O Eᵀ``.
+        it is divided by. Heads that attend to keys and values of an earlier layer have them there: both sides then meet
+        the streams of their own layers. ``paper`` leaves all of that out: ``E W_Q W_Kᵀ Eᵀ``, ``E W_V W_O Eᵀ``.
 
         Args:
             layer: The layer.
@@ -314,14 +327,16 @@ class Frames(ShortRepr):
         if kind != "qk" and offset:
             raise BadOption(f"An offset between positions changes qk only; {kind} does not depend on it.")
         left_role, right_role = sides_of(kind)
-        left, _ = self._head_scores(layer, head, left_role, frame)
-        right, mean = self._head_scores(layer, head, right_role, self.right_frame(kind, frame))
+        left_layer, right_layer = (self.model.layer_of(role, layer) for role in (left_role, right_role))
+        left, _ = self._head_scores(left_layer, head, left_role, frame)
+        right, mean = self._head_scores(right_layer, head, right_role, self.right_frame(kind, frame))
         if base_role(kind) == "qk":
-            lengths = [self._kept_lengths(layer, role, frame) for role in "qk"]
-            left = self.as_query(left, layer, head, frame, offset, lengths[0], left_role)
-            right = self.as_key(right, mean, layer, head, frame, lengths[1], right_role)
+            lengths = [self._kept_lengths(at, role, frame) for at, role in ((left_layer, "q"), (right_layer, "k"))]
+            left = self.as_query(left, left_layer, head, frame, offset, lengths[0], left_role)
+            right = self.as_key(right, mean, right_layer, head, frame, lengths[1], right_role)
         else:
-            left = self.as_value(left, left_role, self._kept_lengths(layer, left_role, frame))
+            lengths_of_values = self._kept_lengths(left_layer, left_role, frame)
+            left = self.as_value(left, left_layer, head, frame, lengths_of_values, left_role)
         return Factored(left, right)
 
     def carried(self, attended: float = 1.0) -> Tensor:
@@ -336,7 +351,7 @@ class Frames(ShortRepr):
         block = Block(self.model, 0)
         out = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
         for part in blocks(out.shape[0], _TOKENS):
-            out[part] = block.alone(self._embedded(part), attended)
+            out[part] = block.alone(self._embedded(part), attended, _ids(part))
         return out
 
     @staticmethod
@@ -416,9 +431,16 @@ class Frames(ShortRepr):
         zero = self._state(mean[None], layer, head, role, frame, of_mean)
         return self._state(scores, layer, head, role, frame, each) - zero
 
-    def as_value(self, scores: Tensor, role: str, lengths: "Lengths | None") -> Tensor:
+    def as_value(
+        self, scores: Tensor, layer: int, head: int, frame: str, lengths: "Lengths | None", role: str = "v"
+    ) -> Tensor:
         """Turn scores (V, d_h) of a head's v columns into the first side of ``vo``: see `head_map`."""
-        return scores if lengths is None else self.per_latent(scores, role, lengths.each)
+        scores = scores if lengths is None else self.per_latent(scores, role, lengths.each)
+        if not self.model.family.value_normed or frame == "paper":
+            return scores
+        constant = self.head_constant(layer, head, role, frame)
+        values = scores if constant is None else scores + constant
+        return scores * torch.rsqrt(values.square().mean(-1, keepdim=True) + self.model.dims.eps)
 
     def per_latent(self, scores: Tensor, role: str, lengths: Tensor) -> Tensor:
         """Divide queries, keys or values (…, d_h) by the lengths (…, 1) of the latent that they are made of.
@@ -491,13 +513,13 @@ class Frames(ShortRepr):
         scores = scores if constant is None else scores + constant
         scores = scores if lengths is None else self.per_latent(scores, role, lengths)
         if norm := qk_norm_at(model, layer):
-            gain, width = model.vector(f"{role}_norm", layer), model.dims.head_dim
+            gain, width = model.vector(f"{role}_norm", layer), model.dims.at(layer).head_dim
             gain = None if model.family.qk_norm_behind else gain
             if norm == "head":
                 shift = model.vector(f"{role}_norm_bias", layer)
                 scores = apply_norm(scores, model.family.qk_norm_kind, model.dims.eps, gain, shift)
             else:
-                start = model.kv_head(role, head) * width
+                start = model.kv_head(role, head, layer) * width
                 scores = scores / lengths if lengths is not None else scores
                 scores = scores if gain is None else scores * gain[start : start + width]
         clip = model.dims.clip
@@ -551,7 +573,7 @@ class Frames(ShortRepr):
             return self._embedded if bare else lambda part: self.as_read(self._embedded(part))
         if frame == "token":
             block = Block(model, 0)
-            return lambda part: self.as_read(block.alone(self._embedded(part)))
+            return lambda part: self.as_read(block.alone(self._embedded(part), ids=_ids(part)))
         if frame == "memory":  # cross attention reads the encoder's tokens, normed as they leave it
             return Frames(model.memory)._maker("token")
         if side == "write":
@@ -584,3 +606,8 @@ class Frames(ShortRepr):
         """Return a state as the next block reads it, without the gain, which is folded into the parameters."""
         family = self.model.family
         return normed(x, family.norm, self.model.dims.eps) if family.reads_normed else x
+
+
+def _ids(part: slice) -> Tensor:
+    """Return the ids of a slice of tokens."""
+    return torch.arange(part.start, part.stop)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from zeropass._io.progress import Progress, silent
 from zeropass.errors import CannotRun
-from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
+from zeropass.model.blocks import Block, caches, embedded, final_logits, require_forward
 from zeropass.model.model import Model
 
 __all__ = ["own_text", "random_tokens"]
@@ -72,12 +72,12 @@ def own_text(model: Model, pieces: int, length: int, seed: int = 0, progress: Pr
     eligible = torch.from_numpy(model.vocab.used & ~model.vocab.special).to(model.device)
     ids = _beginnings(model, pieces, seed)
     blocks = [Block(model, layer) for layer in range(model.dims.layers)]
-    caches = [Cache() for _ in blocks]
+    kept = caches(model)
     while ids.shape[1] < length:
-        passed = caches[0].length
+        passed = kept[0].length
         x = embedded(model, ids[:, passed:], passed)
-        for block, cache in zip(blocks, caches, strict=True):
-            x = block(x, cache)
+        for block, cache in zip(blocks, kept, strict=True):
+            x = block(x, cache, ids=ids[:, passed:])
         logits = final_logits(model, x[:, -1]).masked_fill(~eligible, float("-inf"))
         ids = torch.cat((ids, _drawn(logits.softmax(-1), generator).cpu()), 1)
         progress("writing text", ids.shape[1], length)

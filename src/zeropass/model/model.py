@@ -47,7 +47,7 @@ from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.checkpoints.renamed import today, with_today_names, without_wrapper
 from zeropass.checkpoints.stacked import unstacked
 from zeropass.checkpoints.storing import stored_as
-from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights
+from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, CannotRun
 from zeropass.tokens.undertrained import Judgement, judge
 from zeropass.tokens.vocabulary import Vocabulary
 
@@ -81,6 +81,9 @@ _DEFAULTS = {
     "q_latent": 0,
     "kv_latent": 0,
     "latent_eps": 0.0,
+    "wide_head_dim": 0,
+    "wide_kv_heads": 0,
+    "ple": 0,
 }
 """The values that `Model.info` omits, as it omits what is absent."""
 
@@ -178,10 +181,14 @@ class Model(ShortRepr):
         parts = self._parts(what, layer)
         if len(parts) == 1:
             part, name = parts[0]
-            return torch.from_numpy(self._picked(part, name, start, stop)).contiguous()
+            return torch.from_numpy(self._with_gain(part, layer, self._picked(part, name, start, stop))).contiguous()
         self._name(what, layer)
-        rows = [torch.from_numpy(rows) for rows in self._of_parts(parts, start, stop)]
+        rows = [torch.from_numpy(rows) for rows in self._of_parts(parts, layer, start, stop)]
         return torch.cat(rows) if rows else torch.empty(0, self.dims.d)
+
+    def columns(self, what: str, part: slice, start: int, stop: int) -> Tensor:
+        """Return columns of rows ``start:stop`` of a canonical table outside the blocks, on the CPU."""
+        return torch.from_numpy(self.source.rows(self._name(what, 0), start, stop, part))
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """Return a canonical vector: the gain or shift of a norm, or a bias.
@@ -205,13 +212,17 @@ class Model(ShortRepr):
 
     def head(self, role: str, layer: int, head: int) -> Tensor:
         """Return the (d_h, d) vectors of one query head: its own q or o, or the k or v of its group (GQA)."""
-        width = self.dims.width(role)
-        start = self.kv_head(role, head) * width
+        width = self.dims.at(layer).width(role)
+        start = self.kv_head(role, head, layer) * width
         return self.matrix(role, layer, start, start + width)
 
-    def kv_head(self, role: str, head: int) -> int:
-        """Return the stored head of a role that a query head uses (docs/theory.md §2, GQA)."""
-        return head // self.dims.group if base_role(role) in ("k", "v") else head
+    def kv_head(self, role: str, head: int, layer: int) -> int:
+        """Return the stored head of a role that a query head of a layer uses (docs/theory.md §2, GQA)."""
+        return head // self.dims.at(layer).group if base_role(role) in ("k", "v") else head
+
+    def layer_of(self, role: str, layer: int) -> int:
+        """Return the layer whose matrix of a role the heads of a layer use: keys and values may be an earlier one's."""
+        return self.dims.kv_layer(layer) if role in ("k", "v") else layer
 
     @cached_property
     def embedding(self) -> Tensor:
@@ -383,7 +394,7 @@ class Model(ShortRepr):
         if self.layout.latent_of(what):
             return canonical_rows(what, self.dims)
         if what in self.family.roles or self._stored(what).fused:
-            return sum(canonical_rows(part, self.dims) for part, _ in self._parts(what, layer))
+            return sum(canonical_rows(part, self.dims.at(layer)) for part, _ in self._parts(what, layer))
         shape = self.source.shape(self._name(what, layer))
         if len(shape) < 2:
             return shape[0] if what.endswith("bias") else 1
@@ -428,8 +439,22 @@ class Model(ShortRepr):
 
     def matrices(self, layer: int) -> tuple[str, ...]:
         """Return the roles that are matrices of a layer: those of its parts; one without experts has no router."""
+        lacking = (ROUTER,) if layer in self.dims.dense else ()
+        lacking = lacking if self.dims.kv_layer(layer) == layer else (*lacking, "k", "v")
         roles = (role for role in self.family.vector_roles if self.dims.has_site(site_of(role), layer))
-        return tuple(role for role in roles if role != ROUTER or layer not in self.dims.dense)
+        return tuple(role for role in roles if role not in lacking)
+
+    def require_alike_layers(self, what: str) -> None:
+        """Raise CannotRun, naming what is asked for, for a model whose layers differ in more than it knows."""
+        dims = self.dims
+        reasons = {
+            "the heads of some layers have sizes of their own": dims.wide,
+            "some layers attend to the keys and values of others": dims.kv_layers,
+            "a token has an embedding of its own in each layer": dims.ple,
+            "the stream is multiplied by a factor behind each layer": self.has("layer_scalar"),
+        }
+        if present := [reason for reason, holds in reasons.items() if holds]:
+            raise CannotRun(f"{self.name}: {what} does not know such layers: {'; '.join(present)}.")
 
     def require_layer(self, layer: int) -> None:
         """Raise BadAddress, with the range, for a layer that the model does not have."""
@@ -514,19 +539,29 @@ class Model(ShortRepr):
         block: Float32 = self._read(stored, name, first, last)[(index - first).numpy()]
         return block
 
+    def _with_gain(self, part: str, layer: int, rows: Float32) -> Float32:
+        """Return rows of a canonical tensor times the gain that they carry, if any (`Layout.gains`)."""
+        gain = self.vector(self.layout.gains[part], layer) if part in self.layout.gains else None
+        return rows if gain is None else rows * gain.cpu().numpy()
+
+    @cached_property
+    def without_gains(self) -> "Model":
+        """The model whose rows carry no gains of norms of their own (`Layout.gains`)."""
+        return replace(self, layout=replace(self.layout, gains={})) if self.layout.gains else self
+
     def _read(self, stored: Stored, name: str, start: int, stop: int) -> Float32:
         if stored.transpose:
             return np.ascontiguousarray(self.source.rows(name, columns=slice(start, stop)).T)
         return self.source.rows(name, start, stop)
 
-    def _of_parts(self, parts: Sequence[tuple[str, str]], start: int, stop: int) -> Iterator[Float32]:
+    def _of_parts(self, parts: Sequence[tuple[str, str]], layer: int, start: int, stop: int) -> Iterator[Float32]:
         """Yield rows ``start:stop`` of the rows of all parts, numbered in sequence, part by part."""
         first = 0
         for part, name in parts:
-            size = canonical_rows(part, self.dims)
+            size = canonical_rows(part, self.dims.at(layer))
             span = max(start - first, 0), min(stop - first, size)
             if span[0] < span[1]:
-                yield self._picked(part, name, *span)
+                yield self._with_gain(part, layer, self._picked(part, name, *span))
             first += size
 
 

@@ -54,7 +54,7 @@ def frequencies(model: Model, layer: int = 0) -> Tensor:
     Raises:
         BadOption: If the model has no RoPE, or scales it by a rule that is not known.
     """
-    dims = model.dims
+    dims = model.dims.at(layer)
     rope = dims.rope_at(layer)
     if rope is None:
         raise BadOption(f"{model.name} has no rotary positions: only offset 0 has a meaning.")
@@ -191,6 +191,9 @@ def _rescaled(frequencies: Tensor, rope: Rope) -> Tensor:
     factor = rope.options.get("factor", 1.0)
     if rope.kind == "linear":
         return frequencies / factor
+    if rope.kind == "proportional":  # the fastest ones turn, the others do not
+        turning = int(rope.options["partial_rotary_factor"] * len(frequencies))
+        return torch.where(torch.arange(len(frequencies)) < turning, frequencies / factor, 0.0)
     if rope.kind == "yarn":
         return _yarn(frequencies, rope)
     # Llama 3.1 divides the frequencies of long wavelengths by the factor, keeps short ones and blends those between.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import Site
-from zeropass.model.blocks import Block, Cache, embedded, final_logits, require_forward
+from zeropass.model.blocks import Block, Cache, caches, embedded, final_logits, require_forward
 from zeropass.model.model import Model
 
 __all__ = ["Contexts", "Recorder", "Running"]
@@ -60,8 +60,9 @@ class Running(ShortRepr):
             The stream behind the last block, (batch, tokens, d).
         """
         x = embedded(self.model, ids)
-        for block in self.blocks:
-            x = block(x, record=None if recorder is None else partial(_record, recorder, block.layer))
+        for block, cache in zip(self.blocks, caches(self.model), strict=True):
+            record = None if recorder is None else partial(_record, recorder, block.layer)
+            x = block(x, cache, record, ids=ids)
             if recorder is not None:
                 recorder("state", block.layer, x)
         return x
@@ -100,6 +101,7 @@ class Contexts(ShortRepr):
     def of(cls, running: Running, ids: Tensor) -> "Contexts":
         """Run texts of the same length, (texts, tokens)."""
         model, last = running.model, ids.shape[1] - 1
+        model.require_alike_layers("vectors added to a text")
         caches, streams = [Cache() for _ in running.blocks], []
         before, x = embedded(model, ids[:, :-1]), embedded(model, ids[:, -1:], last)
         for block, cache in zip(running.blocks, caches, strict=True):

@@ -15,8 +15,8 @@ from zeropass.arch.spec import (
     LAYER_ROLES,
     MAP_ROLES,
     MEMORY,
-    MIXER_ROLES,
     OUTSIDE,
+    PROJECTION_ROLES,
     ROUTER,
     Side,
     Site,
@@ -165,7 +165,7 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
         require_site(model, address, "ff")
         role = "ff_bias" if address.role == "bias" else address.role
         return _checked(model, address, layer, role, _neuron_row(model, address))
-    if address.role in MIXER_ROLES:
+    if address.role in PROJECTION_ROLES:
         return _checked(model, address, layer, address.role, address.index)
     if address.head < 0:
         if (address.part, address.role) == ("ff", "bias") and count_of(model, layer, "ff_bias") > 1:
@@ -174,10 +174,10 @@ def locate(model: Model, address: Address) -> tuple[int, str, int]:
     require_head(model, address)
     if address.index < 0:
         return _checked(model, address, layer, address.role, address.head)
-    width = model.dims.width(address.role)
+    width = model.dims.at(layer).width(address.role)
     if address.index >= width:
         raise BadAddress(f"{address}: index {address.index} is out of range, a head has columns 0 to {width - 1}.")
-    row = model.kv_head(address.role, address.head) * width + address.index
+    row = model.kv_head(address.role, address.head, layer) * width + address.index
     return _checked(model, address, layer, address.role, row)
 
 
@@ -221,7 +221,7 @@ def require_head(model: Model, address: Address) -> None:
     require_site(model, address, "attn")
     maps = [role for role in model.family.roles if role in MAP_ROLES]
     if address.role in MAP_ROLES and address.role not in maps:
-        reason = _reason(model, address.role)
+        reason = _reason(model, address.role, address.layer)
         raise BadAddress(f"{address}: {model.name} has no {address.role}{reason}; its heads have {', '.join(maps)}.")
     if not 0 <= address.head < model.dims.heads:
         raise BadAddress(
@@ -274,18 +274,20 @@ def _require_role(model: Model, place: object, layer: int, role: str) -> int:
     known = roles_at(model, layer)
     if role not in known:
         raise BadAddress(
-            f"{place}: {model.name} has no {role}{_reason(model, role)}; at this place it has "
+            f"{place}: {model.name} has no {role}{_reason(model, role, layer)}; at this place it has "
             f"{', '.join(known) or 'nothing'}."
         )
     return count_of(model, layer, role)
 
 
-def _reason(model: Model, role: str) -> str:
+def _reason(model: Model, role: str, layer: int) -> str:
     """Return why a model of this family has no vectors of a role, as a clause; empty where there is nothing to say."""
     if role == "pos" and model.family.sinusoids:
         return ", because it computes its positions"
     if model.family.other_memory and role.startswith("cross_"):
         return ", because its encoder does not read text"
+    if layer != OUTSIDE and (other := model.layer_of(role, layer)) != layer:
+        return f" of its own there, because the layer attends to those of layer {other}"
     return ""
 
 
@@ -300,10 +302,11 @@ def count_of(model: Model, layer: int, role: str) -> int:
     """Return the number of vectors of a set without reading it."""
     if role in FF_ROLES:
         return sum(model.dims.mlps.sizes(layer))
-    if role == ROUTER or role in MIXER_ROLES:
+    if role == ROUTER or role in PROJECTION_ROLES:
         return model.rows(role, layer)
     if role in HEAD_ROLES:
-        return (model.dims.kv_heads if base_role(role) in ("k", "v") else model.dims.heads) * model.dims.width(role)
+        dims = model.dims.at(layer)
+        return (dims.kv_heads if base_role(role) in ("k", "v") else dims.heads) * dims.width(role)
     if layer == OUTSIDE:
         tables = model.tables()
         return tables[role][2] if role in tables else 1
@@ -333,8 +336,8 @@ def _name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
     """Return the function from the rows of a role to their addresses."""
     if role in HEAD_ROLES:
         return _subhead_name(model, layer, role)
-    if role in MIXER_ROLES:
-        return lambda row: Address(layer, "mixer", index=row, role=role)
+    if role in PROJECTION_ROLES:
+        return lambda row: Address(layer, site_of(role), index=row, role=role)
     if role == ROUTER:
         return lambda row: Address(layer, "ff", role=role, expert=row)
     return lambda row: neuron_address(model, layer, role, row)
@@ -342,7 +345,8 @@ def _name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
 
 def _subhead_name(model: Model, layer: int, role: str) -> Callable[[int], Address]:
     """Return the function from rows to addresses; a k or v of a group gets the address of its first query head."""
-    width, group = model.dims.width(role), model.dims.group if base_role(role) in ("k", "v") else 1
+    dims = model.dims.at(layer)
+    width, group = dims.width(role), dims.group if base_role(role) in ("k", "v") else 1
     return lambda row: Address(layer, site_of(role), head=row // width * group, index=row % width, role=role)
 
 
@@ -424,10 +428,10 @@ def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
     """
     inner = role.removesuffix("_bias")
     outer = inner[:-1] + {"q": "k", "v": "o"}[inner[-1]]
-    bias, width = _required(model, role, layer), model.dims.width(role)
+    bias, width = _required(model, role, layer), model.dims.at(layer).width(role)
     rows = []
     for head in range(model.dims.heads):
-        start = model.kv_head(inner, head) * width
+        start = model.kv_head(inner, head, layer) * width
         rows.append(bias[start : start + width] @ model.head(outer, layer, head))
     addresses = tuple(Address(layer, site_of(role), head=head, role=role) for head in range(model.dims.heads))
     side, frames = kind_of(model, layer, role)

@@ -4,6 +4,7 @@ from zeropass.arch.families.bert import FAMILIES as ENCODERS
 from zeropass.arch.families.dense import FAMILIES as DENSE
 from zeropass.arch.families.encoders import FAMILIES as OTHER_ENCODERS
 from zeropass.arch.families.experts import FAMILIES as EXPERTS
+from zeropass.arch.families.gemma import FAMILIES as GEMMAS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
 from zeropass.arch.families.gguf_seq2seq import FAMILIES as GGUF_ENCODERS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
@@ -18,6 +19,7 @@ __all__ = ["FAMILIES"]
 
 FAMILIES: tuple[Family, ...] = (
     *LLAMAS,
+    *GEMMAS,
     *DENSE,
     *EXPERTS,
     *SIGMOID_EXPERTS,

@@ -28,7 +28,7 @@ from zeropass.arch.spec import Site, Stored
 
 def _of(site: Site, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return tensors as those of the layers with such a part."""
-    assert site != "cross"
+    assert site != "cross" and site != "ple"
     return {what: replace(stored, layers=site) for what, stored in tensors.items()}
 
 

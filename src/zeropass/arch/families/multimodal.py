@@ -69,6 +69,23 @@ LLAMA4 = replace(
     towers={"vision_model": "vision tower", "multi_modal_projector": "projector"},
 )
 GEMMA3 = replace(MISTRAL3, model_types=("gemma3",), texts=("gemma3_text",))
+_EMBEDDERS = {"embed_vision": "projector", "embed_audio": "projector"}
+GEMMA4 = replace(
+    MISTRAL3,
+    model_types=("gemma4",),
+    texts=("gemma4_text",),
+    prefixes={"model.language_model.": ""},
+    towers={"vision_tower": "vision tower", "audio_tower": "audio tower", **_EMBEDDERS},
+    others=("vision_config", "audio_config"),
+    fixed={},
+    harmless=(*_IMAGE_KEYS, r"vision_soft_tokens_per_image"),
+)
+GEMMA4_UNIFIED = replace(
+    GEMMA4,
+    model_types=("gemma4_unified",),
+    texts=("gemma4_unified_text",),
+    towers={"vision_embedder": "vision tower", **_EMBEDDERS},
+)
 COHERE2 = replace(
     MISTRAL3,
     model_types=("aya_vision", "cohere2_vision"),
@@ -228,6 +245,8 @@ WRAPPERS = (
     FUYU,
     PALIGEMMA,
     GEMMA3,
+    GEMMA4,
+    GEMMA4_UNIFIED,
     LLAMA4,
     COHERE2,
     IDEFICS,
@@ -257,7 +276,6 @@ WRAPPERS = (
 _STACKED = "its experts are stored in one tensor"
 NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
-    "gemma4": "it adds an embedding in every layer",
     "mllama": "some of its layers read images alone",
     "phi4_multimodal": "its text model has adapters of its own for images and sound",
     "qwen3_omni_moe": _STACKED,
@@ -291,6 +309,7 @@ _GEMMA2 = {
     "intermediate_size": 9216,
     "rms_norm_eps": 1e-6,
 }
+_GEMMA4 = {**_GEMMA2, "num_hidden_layers": 30}
 ASSUMED: Mapping[str, Mapping[str, object]] = {
     "llama": _LLAMA,
     "mistral": {**_LLAMA, "num_key_value_heads": 8, "intermediate_size": 14336},
@@ -316,6 +335,8 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "layer_norm_eps": 1e-5,
     },
     "gemma3_text": _GEMMA2,
+    "gemma4_text": _GEMMA4,
+    "gemma4_unified_text": _GEMMA4,
     "qwen2_vl_text": _QWEN2_VL,
     "qwen2_5_vl_text": _QWEN2_VL,
     "qwen3_vl_text": {**_QWEN2, "head_dim": 128, "rope_theta": 5e5},

@@ -90,8 +90,9 @@ def layer(context: Context, number: int, page: int = 1) -> Page:
     heads = _heads(context, number) if page == 1 else {}
     lone = summary.outside(atlas, number) if page == 1 else []
     shown = {"layer": record, "number": page, "pages": pages, "heads": heads, "lone": lone}
-    mixer = any(".mixer." in row.address for row in lone)
-    shown["lone_title"] = "Mixer, biases and norms" if mixer else "Biases and norms"
+    parts = {".mixer.": "Mixer, biases and norms", ".ple.": "Per-layer embedding, biases and norms"}
+    titles = (title for part, title in parts.items() if any(part in row.address for row in lone))
+    shown["lone_title"] = next(titles, "Biases and norms")
     return Page(
         path=layer_path(number, page),
         template="layer.html",

@@ -8,7 +8,7 @@ from typing import Any
 import zeropass as zp
 from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
 from zeropass.atlas import distributions, neighbours, summary
-from zeropass.atlas.schema import head_width
+from zeropass.atlas.schema import group_size, head_width
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import FEATURE, Address, parse
 from zeropass.records.overviews import Telling
@@ -105,7 +105,7 @@ def _adjacent_paths(context: Context, place: Address) -> tuple[str | None, str |
     if is_head(place):
         field, current, count = "head", place.head, model["heads"]
     elif place.index >= 0 and place.head >= 0:
-        field, current, count = "index", place.index, head_width(model, place.role)
+        field, current, count = "index", place.index, head_width(model, place.role, place.layer)
     elif place.index >= 0 and place.part == "ff":
         field, current, count = "index", place.index, context.atlas.mlps.sizes(place.layer)[max(place.expert, 0)]
     elif place.part == FEATURE:
@@ -275,7 +275,7 @@ def subheads(context: Context, address: str) -> Page:
 
 def _group(context: Context, place: Address) -> Sequence[int]:
     """Return the query heads that share k and v with a head."""
-    size = context.atlas.model["heads"] // context.atlas.model["kv_heads"]
+    size = group_size(context.atlas.model, place.layer)
     first = place.head // size * size
     return range(first, first + size)
 

@@ -1,0 +1,155 @@
+"""Gemma 4: embeddings in every layer, keys and values that layers share, and global layers with heads of their own."""
+
+from dataclasses import replace
+
+from zeropass.arch.families.llama import GEMMA3
+from zeropass.arch.families.parts import LAYER, MLP, OUTER, PLAIN_ATTENTION, QK_NORMS
+from zeropass.arch.spec import KEYS_AS_VALUES, Stored
+
+_KEYS, _KEY_NORM = PLAIN_ATTENTION["k"], QK_NORMS["k_norm"]
+_ATTENTION = {
+    **PLAIN_ATTENTION,
+    **QK_NORMS,
+    "k": replace(_KEYS, layers="keyed"),
+    "k_norm": replace(_KEY_NORM, layers="keyed"),
+    "v": replace(PLAIN_ATTENTION["v"], layers="valued"),
+    KEYS_AS_VALUES: replace(_KEYS, layers="key_valued"),
+}
+_MLPS = {  # those of layers that share keys and values may be wider
+    **{role: replace(stored, layers="routed") for role, stored in MLP.items()},
+    **{f"dense_{role}": replace(stored, layers="dense") for role, stored in MLP.items()},
+}
+_EMBEDDINGS = {
+    "ple_in": Stored(LAYER + "per_layer_input_gate.weight"),
+    "ple_out": Stored(LAYER + "per_layer_projection.weight", transpose=True),
+    "ple_post_norm": Stored(LAYER + "post_per_layer_input_norm.weight"),
+    "ple_table": Stored("embed_tokens_per_layer.weight"),
+    "ple_context": Stored("per_layer_model_projection.weight"),
+    "ple_context_norm": Stored("per_layer_projection_norm.weight"),
+}
+_HF3 = next(layout for layout in GEMMA3.layouts if layout.format == "hf")
+_AROUND = ("attn_norm", "attn_post_norm", "ff_norm", "ff_post_norm")
+_HF = replace(
+    _HF3,
+    config={
+        **{name: keys for name, keys in _HF3.config.items() if name not in ("query_scalar", "local_rope_theta")},
+        "kv_heads": ("num_key_value_heads",),
+        "local_every": (),
+        "sharing": ("num_kv_shared_layers",),
+        "wider_sharing": ("use_double_wide_mlp",),
+        "keys_are_values": ("attention_k_eq_v",),
+        "wide_head_dim": ("global_head_dim",),
+        "wide_kv_heads": ("num_global_key_value_heads",),
+        "layer_sizes": ("per_layer_config",),
+    },
+    tensors={
+        **OUTER,
+        **{norm: _HF3.tensors[norm] for norm in _AROUND},
+        **_ATTENTION,
+        **_MLPS,
+        "layer_scalar": Stored(LAYER + "layer_scalar"),
+    },
+    optional=("unembedding",),
+    switches={},
+    gain_offset=0.0,
+    # What transformers ignores: a layer that shares keys and values may have a matrix for them, but does not use it.
+    unread=(*_HF3.unread, r"layers\.\d+\.self_attn\.(k_proj|v_proj|k_norm|v_norm)\.weight"),
+    constants={"local_every": 6, "last_global": True},
+    defaults={
+        "window": 512,
+        "head_dim": 256,
+        "wide_head_dim": 512,
+        "rope": {
+            "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
+            "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
+        },
+    },
+    harmless=("hidden_act", "vocab_size_per_layer_input"),
+)
+_PLAIN = {
+    "attention_bias": (False, None),
+    "enable_moe_block": (False, None),
+    "use_bidirectional_attention": ("vision", None),  # of images; a text is read from left to right
+}
+GEMMA4 = replace(
+    GEMMA3,
+    name="gemma4",
+    model_types=("gemma4_text",),
+    unscaled=True,
+    value_normed=True,
+    layouts=(
+        replace(
+            _HF,
+            config={**_HF.config, "ple": ("hidden_size_per_layer_input",)},
+            tensors={**_HF.tensors, **_EMBEDDINGS},
+            defaults={**_HF.defaults, "ple": 256},
+        ),
+    ),
+    when=_PLAIN,
+)
+GEMMA4_PLAIN = replace(
+    GEMMA4,
+    layouts=(_HF,),
+    when={**_PLAIN, "hidden_size_per_layer_input": (0,)},
+)
+_NORMS_OF_PARTS = {
+    "ff_shared_norm": Stored(LAYER + "pre_feedforward_layernorm.weight"),
+    "ff_shared_post_norm": Stored(LAYER + "post_feedforward_layernorm_1.weight"),
+    "ff_routed_norm": Stored(LAYER + "pre_feedforward_layernorm_2.weight"),
+    "ff_routed_post_norm": Stored(LAYER + "post_feedforward_layernorm_2.weight"),
+    "ff_router_norm": Stored(LAYER + "router.scale"),
+}
+_EXPERTS = LAYER + "experts"
+_ROUTED = {
+    "router": Stored(LAYER + "router.proj.weight"),
+    "expert_scale": Stored(LAYER + "router.per_expert_scale"),
+    "gate": Stored(f"{_EXPERTS}.gate_up_proj[{{expert}}]", part=(0, 2)),
+    "up": Stored(f"{_EXPERTS}.gate_up_proj[{{expert}}]", part=(1, 2)),
+    "value": Stored(f"{_EXPERTS}.down_proj[{{expert}}]", transpose=True),
+    **{f"shared_{role}": stored for role, stored in MLP.items()},
+}
+_ONE_MLP = ("ff_norm", *(role for role in _MLPS))
+GEMMA4_MOE = replace(
+    GEMMA4_PLAIN,
+    router_normed=True,
+    router_shrunk=True,
+    layouts=(
+        replace(
+            _HF,
+            config={
+                **_HF.config,
+                "neurons": ("moe_intermediate_size",),
+                "shared_neurons": ("intermediate_size",),
+                "experts": ("num_experts",),
+                "experts_used": ("top_k_experts",),
+            },
+            tensors={
+                **{what: stored for what, stored in _HF.tensors.items() if what not in _ONE_MLP},
+                **_ROUTED,
+                **_NORMS_OF_PARTS,
+            },
+            gains={
+                **dict.fromkeys(("gate", "up"), "ff_routed_norm"),
+                **dict.fromkeys(("shared_gate", "shared_up"), "ff_shared_norm"),
+                "router": "ff_router_norm",
+                "value": "ff_routed_post_norm",
+                "shared_value": "ff_shared_post_norm",
+            },
+        ),
+    ),
+    when={
+        **_PLAIN,
+        "enable_moe_block": (True,),
+        "hidden_size_per_layer_input": (0,),
+        "num_kv_shared_layers": (0, None),
+    },
+    notes=("experts and the shared MLP have norms of their own, whose gains their vectors carry",),
+)
+GEMMA4_UNIFIED = replace(
+    GEMMA4_PLAIN,
+    model_types=("gemma4_unified_text",),
+    layouts=(replace(_HF, defaults={**_HF.defaults, "window": 1024}),),
+    when={**_PLAIN, "hidden_size_per_layer_input": (0, None)},
+)
+
+FAMILIES = (GEMMA4_PLAIN, GEMMA4, GEMMA4_MOE, GEMMA4_UNIFIED)
