@@ -77,6 +77,7 @@ _NEMOTRON |= {"time_step_min": 0.7}
 _SHARED_EXPERT = {"num_experts": 5, "moe_intermediate_size": 16, "shared_expert_intermediate_size": 12}
 _YARN = {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "beta_fast": 4.0, "beta_slow": 0.5}
 _YARN |= {"original_max_position_embeddings": 64, "truncate": False}
+_BETA = {"llama_4_scaling_beta": 0.3}
 _LLAMA4 = _BIASED | _EXPERTS | {"num_local_experts": 5, "intermediate_size_mlp": 44, "intermediate_size": 16}
 _LLAMA4 |= {"attention_chunk_size": 3, "floor_scale": 3, "attn_scale": 0.3}
 _ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 1.0, "alpha": 30.0}}
@@ -284,6 +285,15 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Glm4MoeLiteConfig",
         _LATENT | _GROUPED_ROUTING | {"q_lora_rank": 11, "mlp_layer_types": ["sparse", "dense"]},
     ),
+    "sarvam_mla": ("DeepseekV3ForCausalLM", "SarvamMLAConfig", _LATENT | _GROUPED | {"q_lora_rank": None}),
+    "axk1": ("AXK1ForCausalLM", "AXK1Config", _LATENT | _GROUPED | {"q_lora_rank": 11}),
+    "mistral4": (
+        "Mistral4ForCausalLM",
+        "Mistral4Config",
+        _LATENT
+        | _GROUPED
+        | {"q_lora_rank": 11, "rope_parameters": _YARN | {"mscale_all_dim": 0.7, "mscale": 0.7} | _BETA},
+    ),
     "minicpm3": (
         "MiniCPM3ForCausalLM",
         "MiniCPM3Config",
@@ -418,7 +428,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ministral3": (
         "Ministral3ForCausalLM",
         "Ministral3Config",
-        _WIDE | {"sliding_window": 3, "rope_parameters": _YARN | {"llama_4_scaling_beta": 0.3}},
+        _WIDE | {"sliding_window": 3, "rope_parameters": _YARN | _BETA},
     ),
     "hunyuan_v1_dense": ("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", _BIASED | _ALPHA),
     "hunyuan_v1_moe": (

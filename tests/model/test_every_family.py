@@ -164,7 +164,8 @@ def added(model: Model, site: str, layer: int, x: Tensor, written: Tensor) -> Te
     if model.family.stream_normed:
         return norm(model, f"{site}_norm", layer, x + written)
     behind = f"{site}_post_norm"
-    return x + model.dims.residual_scale * (norm(model, behind, layer, written) if model.has(behind) else written)
+    normed_behind = model.vector(behind, layer) is not None
+    return x + model.dims.residual_scale * (norm(model, behind, layer, written) if normed_behind else written)
 
 
 def read_at(case: Case, model: Model, site: str, layer: int) -> Tensor:
@@ -202,6 +203,8 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
     if not is_routed(case.model, layer):
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
+    if case.model.has("ff_post_norm"):  # A.X K1's norm is inside that module
+        return case.text.took("ff_post_norm", layer)
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
     written = (written[0] if isinstance(written, tuple) else written).reshape_as(case.text.states(layer))
     beside = case.model.layout.tensors.get("shared_value", Stored("")).name.startswith("layers.{layer}.shared_mlp")

@@ -37,7 +37,8 @@ def module(hf: Any, model: Model, layer: int, site: Site) -> Any:
     name = stored.format(layer=layer).removesuffix(".weight")
     if site == "ff" and model.family.routed:
         stem = {"granitemoe": "block_sparse_moe", "llama4": "feed_forward"}.get(model.family.name, "mlp")
-        name = f"layers.{layer}.{stem}"
+        inside = model.vector("ff_post_norm", layer) is not None  # then that module norms what it writes
+        name = f"layers.{layer}.{stem}{'.shared_experts' if inside else ''}"
     names = {name for name, _ in hf.named_modules()}
     candidates = [prefix + name for prefix in layout.prefixes]
     candidates += [loaded_name(hf, name) for name in candidates]

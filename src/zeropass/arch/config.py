@@ -202,7 +202,10 @@ def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[s
         raise BadModel(
             f"{place}: {reader.keys('head_dim')} is {stated['head_dim']}; it must be {reader.keys('rotary')}, {rotary}."
         )
-    return {"head_dim": (plain or 0) + (rotary or 0), "value_dim": value or 0}
+    width = (plain or 0) + (rotary or 0)
+    if (share := reader.number("rotary_share")) is not None and int(share * width) != rotary:
+        raise BadModel(f"{place}: {reader.keys('rotary_share')} is {share:g} of {width}; it must be {rotary}.")
+    return {"head_dim": width, "value_dim": value or 0}
 
 
 def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
@@ -487,7 +490,7 @@ class _Reader:
         if not isinstance(options, Mapping):
             raise BadModel(f"{self.files.place}: the options of the rotary positions are {options!r}, not an object.")
         rope_type = str(options.get("rope_type") or options.get("type") or "default")
-        rope_type = _FOR_TEXT.get(rope_type, rope_type)
+        rope_type = _OTHER_NAMES.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
         if rope_type == "dynamic" and self.value("ntk_alpha") and options.get("alpha"):
@@ -542,8 +545,9 @@ what is rotated by the usual factor (ggml_rope_yarn_corr_dims and rope_yarn in g
 _GGUF_YARN_FACTORS = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier")
 """Keys that change the factors of YaRN: the rule with them is not known."""
 
-_FOR_TEXT = {"mrope": "default"}
-"""Rules that make a difference for images only: M-RoPE turns a token of a text by one position on all its axes."""
+_OTHER_NAMES = {"mrope": "default", "deepseek_yarn": "yarn"}
+"""Rules by another name. M-RoPE makes a difference for images only: it turns a token of a text by one position on all
+its axes."""
 
 
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:

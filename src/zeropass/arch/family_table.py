@@ -191,7 +191,7 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "RoPE scalings other than linear, llama3 and yarn (longrope, dynamic): qk is read at offset 0 only"
     if "sinks" in layout.tensors:
         yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
-    if family.stream_normed or "attn_post_norm" in layout.tensors:
+    if family.stream_normed or {"attn_post_norm", "ff_post_norm"} & layout.tensors.keys():
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if family.mixer:
         yield (

@@ -242,7 +242,7 @@ class Block:
         _record(record, **{f"{site}.out": written})
         behind = f"{site}_post_norm"
         scale = self.model.dims.residual_scale
-        return scale * (self._normed(written, behind) if self.model.has(behind) else written)
+        return scale * (written if self.vector(behind) is None else self._normed(written, behind))
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
         return apply_norm(
