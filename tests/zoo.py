@@ -84,6 +84,7 @@ _ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "fact
 _GROUPED_ROUTING = {key: value for key, value in _GROUPED.items() if key != "first_k_dense_replace"}
 _LATENT = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-2, "kv_lora_rank": 14}
 _LATENT |= {"qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
+_INDEXED = {"q_lora_rank": 11, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 6}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
@@ -287,6 +288,15 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "sarvam_mla": ("DeepseekV3ForCausalLM", "SarvamMLAConfig", _LATENT | _GROUPED | {"q_lora_rank": None}),
     "axk1": ("AXK1ForCausalLM", "AXK1Config", _LATENT | _GROUPED | {"q_lora_rank": 11}),
+    "deepseek_v32": ("DeepseekV32ForCausalLM", "DeepseekV32Config", _LATENT | _GROUPED | _INDEXED),
+    "glm_moe_dsa": (
+        "GlmMoeDsaForCausalLM",
+        "GlmMoeDsaConfig",
+        _LATENT
+        | _GROUPED_ROUTING
+        | _INDEXED
+        | {"mlp_layer_types": ["sparse", "dense"], "indexer_types": ["full", "shared"]},
+    ),
     "mistral4": (
         "Mistral4ForCausalLM",
         "Mistral4Config",

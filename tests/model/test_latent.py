@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from canonical import read
 from tiny import error, save
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.diff.run import compare
-from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily, ZeropassError
+from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, CannotRun, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames
 from zeropass.model.opening import open_model
 from zeropass.model.running import Running
@@ -284,6 +285,25 @@ def test_the_values_of_minicpm3_fill_the_stream_where_no_width_is_stated(tmp_pat
     text = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({k: v for k, v in text.items() if k != "v_head_dim"}))
     assert open_model(str(folder)).dims.value_dim == hf.config.v_head_dim == 6
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", "glm_moe_dsa"])
+@torch.no_grad()
+def test_a_text_with_more_tokens_than_an_indexer_leaves_keys_is_refused(
+    name: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    hf, running = tiny_model(name), Running(open_model(str(folders(name))))
+    keys = running.model.dims.indexed_keys
+    assert keys == 16
+    ids = torch.arange(4, 4 + keys + 8)[None]
+    plain, short = hf(ids).logits, ids[:, :keys]
+    assert error(running.logits(running.run(short)), hf(short).logits) < 1e-4
+    with pytest.raises(CannotRun, match="16 others that an indexer chooses"):
+        running.run(ids)
+    unlimited = replace(running.model, dims=replace(running.model.dims, indexed_keys=None))
+    assert error(Running(unlimited).logits(Running(unlimited).run(ids)), plain) > 0.01  # so that it matters
+    assert zp.calibrate(running.model, tokens=300).facts.window == keys
+    assert any(".indexer.wk.weight" in name for name in running.model.info()["tensors_unread"])
 
 
 def test_the_first_configurations_of_sarvam_are_read(tmp_path: Path) -> None:

@@ -138,6 +138,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
         latent_eps=reader.number("latent_eps") or 0.0,
+        indexed_keys=reader.size("indexed_keys"),
         mixer=_mixer(reader, d) if family.mixer else None,
         mixer_layers=tuple(layer for layer, sites in enumerate(parts) if "mixer" in sites),
         no_attention=tuple(layer for layer, sites in enumerate(parts) if "attn" not in sites),

@@ -127,6 +127,7 @@ def attention_of(family: Family) -> str:
     query_keys, kv_keys = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
     heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if query_keys == kv_keys else "GQA"
     heads = "latent" if layout.latent_of("k") else heads
+    indexer = "indexer" if "indexed_keys" in layout.config else ""
     norm = "QK-norm" if family.qk_norm else ""
     sinks = "sinks" if "sinks" in layout.tensors else ""
     window = "window" if "window" in layout.config else ""
@@ -134,7 +135,7 @@ def attention_of(family: Family) -> str:
     cross = "cross" if family.crosses else ""
     gates = "output gates" if family.gated else ""
     mixer = f"or {MIXERS[family.mixer]}" if family.mixer else ""
-    return ", ".join(part for part in (heads, norm, sinks, window, direction, cross, gates, mixer) if part)
+    return ", ".join(part for part in (heads, indexer, norm, sinks, window, direction, cross, gates, mixer) if part)
 
 
 def mlp_of(family: Family) -> str:
@@ -169,6 +170,11 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     if layout.latent_of("k"):
         yield "latents: maps of heads divide each token by the length of its latent, lists of q, k and v leave it out"
         yield "latents: the rotary columns of a head come first, and those of k are the same in every head"
+    if "indexed_keys" in keys:
+        yield (
+            "an indexer, which is not read, chooses the keys that a query attends to (index_topk of them): a text no "
+            "longer than that is computed as it is, a longer one is refused"
+        )
     if "clip" in keys and (dims is None or dims.clip):
         yield "clip_qkv: qk maps have it, vo maps and lists leave it out"
     if {"attention_cap", "logit_cap"} & keys and (dims is None or dims.attention_cap or dims.logit_cap):

@@ -265,6 +265,11 @@ class Block:
         queries = queries if grown is None else queries * grown
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._clipped(v), "v"))
+        if dims.indexed_keys is not None and keys.shape[2] > dims.indexed_keys:
+            raise CannotRun(
+                f"{self.model.name}: tokens attend to {dims.indexed_keys} others that an indexer chooses, which is not "
+                "modelled; in a text of that many tokens or fewer they attend to all. Give a shorter text."
+            )
         if dims.attention_cap is None and self.vector("sinks") is None and not self.model.has("distances"):
             keys = keys.repeat_interleave(dims.group, 1)
             mask = self.mask(at, keys.shape[2])[None]  # the fused form takes masks of four dimensions only

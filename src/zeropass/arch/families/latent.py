@@ -200,6 +200,46 @@ AXK1 = replace(
     config={**DEEPSEEK_V3.config, "dense_first": 1, "beyond": 0},
 )
 
+_INDEXER = r"layers\.\d+\.self_attn\.indexer\.((wq_b|wk|weights_proj)\.weight|k_norm\.(weight|bias))"
+DEEPSEEK_V32 = replace(
+    DEEPSEEK_V3,
+    name="deepseek_v32",
+    model_types=("deepseek_v32",),
+    layouts=(
+        replace(
+            DEEPSEEK_V3.layouts[0],
+            config={
+                **_EXPERTS_CONFIG,
+                "experts": ("num_experts", "n_routed_experts"),
+                "mlp_kinds": ("mlp_layer_types",),
+                "indexed_keys": ("index_topk",),
+            },
+            unread=(*_HF.unread, _INDEXER),
+            harmless=(*DEEPSEEK_V3.layouts[0].harmless, "index_n_heads|index_head_dim|layer_types"),  # of the indexer
+        ),
+    ),
+    config={**DEEPSEEK_V3.config, "beyond": 0, "indexed_keys": 2048},
+    when={**DEEPSEEK_V3.when, "mlp_bias": (False, None)},
+)
+_DSA = DEEPSEEK_V32.layouts[0]
+GLM_MOE_DSA = replace(
+    DEEPSEEK_V32,
+    name="glm_moe_dsa",
+    model_types=("glm_moe_dsa",),
+    layouts=(
+        replace(
+            _DSA,
+            defaults={"q_latent": 2048},
+            # which layers choose keys of their own, and how
+            harmless=(
+                *_DSA.harmless,
+                r"indexer_(types|rope_interleave)|index_(topk_freq|skip_topk_offset|topk_pattern)",
+            ),
+        ),
+    ),
+    config={**DEEPSEEK_V32.config, "router_groups": 1, "router_groups_used": 1},
+)
+
 _MISTRAL4_ROPE = {
     "rope_type": "yarn",
     "rope_theta": 10000.0,
@@ -268,18 +308,13 @@ YOUTU = replace(
     when=_WHEN,
 )
 
-FAMILIES = tuple(
-    family
-    for both in (
-        DEEPSEEK_V2,
-        DEEPSEEK_V2_GROUPS,
-        DEEPSEEK_V3,
-        GLM4_MOE_LITE,
-        SARVAM_MLA,
-        AXK1,
-        MISTRAL4,
-        MINICPM3,
-        YOUTU,
-    )
-    for family in _both(both)
+FAMILIES = (
+    *(
+        family
+        for both in (DEEPSEEK_V2, DEEPSEEK_V2_GROUPS, DEEPSEEK_V3, GLM4_MOE_LITE, SARVAM_MLA, MISTRAL4, MINICPM3, YOUTU)
+        for family in _both(both)
+    ),
+    AXK1,
+    DEEPSEEK_V32,
+    GLM_MOE_DSA,
 )

@@ -35,7 +35,7 @@ GROWTH = {
     "growth": tuple(f"{rope}.llama_4_scaling_beta" for rope in _ROPES),
     "growth_length": tuple(f"{rope}.original_max_position_embeddings" for rope in _ROPES),
 }
-"""How queries of Mistral's models grow with their position."""
+"""The growth of the queries of Mistral's models with their position."""
 
 ROTARY_SHARE = {"rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")}
 GRANITE_FACTORS = {
