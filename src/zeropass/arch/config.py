@@ -182,6 +182,8 @@ def _mixer(reader: "_Reader", d: int) -> Mixer:
 def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[str, int]:
     """Return the sizes of the heads of latent attention; raise BadModel where they are missing or do not fit."""
     place, plain, rotary = reader.files.place, reader.size("plain"), reader.size("rotary")
+    if joint := reader.size("joint"):  # what positions rotate and what they do not, together
+        plain = max(joint - (rotary or 0), 0)
     value = stated["value_dim"]
     if value is None and reader.value("values_fill_d") and stated["d"] and stated["heads"]:
         value = stated["d"] // stated["heads"]
@@ -472,7 +474,10 @@ class _Reader:
         """
         if rope is None or rope.kind == "default" or "kv_latent" not in self.layout.config:
             return 1.0
-        stated = self._stated_rope()
+        if self.files.format == "gguf":
+            stated: Mapping[str, Any] = self._gguf_options()
+        else:
+            stated = self._stated_rope()
         if not (length := stated.get("mscale_all_dim")):
             return 1.0
         length = _positive_number(self.files, "mscale_all_dim of the rotary positions", length)
@@ -519,12 +524,28 @@ class _Reader:
                 f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
             )
-        scaling = f"{architecture}.rope.scaling."
-        options = {name: config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()}
-        if any(key.startswith(scaling) and key.removeprefix(scaling) in _GGUF_YARN_FACTORS for key in config):
+        scaling, options = f"{architecture}.rope.scaling.", self._gguf_options()
+        known = {"yarn_log_multiplier"} if "mscale_all_dim" in options else set[str]()
+        factors = {*_GGUF_YARN_FACTORS} - known
+        if any(key.startswith(scaling) and key.removeprefix(scaling) in factors for key in config):
             rope_type = f"{rope_type} with factors of its own" if rope_type == "yarn" else rope_type
         theta = self.number("rope_theta")
         return Rope(10000.0 if theta is None else theta, rope_type, _rope_numbers(self.files, rope_type, options))
+
+    def _gguf_options(self) -> dict[str, Any]:
+        """Return the options of rotary positions as a GGUF file has them.
+
+        In latent attention the multiplier is a tenth of ``mscale_all_dim``, and llama.cpp knows no other ``mscale``.
+        """
+        scaling = f"{self.files.config['general.architecture']}.rope.scaling."
+        options = {
+            name: self.files.config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()
+        }
+        multiplier = self.files.config.get(f"{scaling}yarn_log_multiplier")
+        if multiplier is None or "kv_latent" not in self.layout.config:
+            return options
+        length = 10 * _positive_number(self.files, f"{scaling}yarn_log_multiplier", multiplier)
+        return options | {"mscale": length, "mscale_all_dim": length}
 
 
 _ROPE_OPTIONS = {
