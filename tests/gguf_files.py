@@ -28,6 +28,7 @@ NAMES = {
     "qwen3_moe": "qwen3moe",
     "qwen2_moe": "qwen2moe",
     "glm4_moe": "glm4moe",
+    "deepseek_v3": "deepseek2",
     "minimax_m2": "minimax-m2",
     "ernie4_5_moe": "ernie4_5-moe",
     "granitemoeshared": "granitemoe",
@@ -170,7 +171,17 @@ def _gpt_oss(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield name, values
 
 
-SPLITS = {MODEL_ARCH.GRANITE_MOE: _granite_moe, MODEL_ARCH.GPT_OSS: _gpt_oss}
+def _latent_heads(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Split what the latent is expanded to, as DeepseekV2Model.modify_tensors does; the sizes are those of the zoo."""
+    if not name.endswith("kv_b_proj.weight"):
+        yield name, values
+        return
+    keys, of_values = np.split(values.reshape(4, -1, values.shape[-1]), [6], 1)
+    yield name.replace("kv_b_proj", "k_b_proj"), keys.swapaxes(1, 2)
+    yield name.replace("kv_b_proj", "v_b_proj"), of_values
+
+
+SPLITS = {MODEL_ARCH.DEEPSEEK2: _latent_heads, MODEL_ARCH.GRANITE_MOE: _granite_moe, MODEL_ARCH.GPT_OSS: _gpt_oss}
 """The functions by which converters take tensors apart."""
 
 
@@ -381,6 +392,25 @@ def _afmoe(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_expert_weights_norm(config["route_norm"])
     writer.add_expert_weights_scale(config["route_scale"])
     writer.add_sliding_window(config["sliding_window"])
+
+
+def _deepseek2(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of DeepseekV2Model, for which all heads share one key: the latent."""
+    _dots1(
+        writer, config | {"num_key_value_heads": 1, "head_dim": None, "intermediate_size": config["intermediate_size"]}
+    )
+    writer.add_vocab_size(config["vocab_size"])
+    if config["q_lora_rank"] is not None:
+        writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_kv_lora_rank(config["kv_lora_rank"])
+    writer.add_key_length(config["kv_lora_rank"] + config["qk_rope_head_dim"])
+    writer.add_value_length(config["kv_lora_rank"])
+    writer.add_key_length_mla(config["qk_nope_head_dim"] + config["qk_rope_head_dim"])
+    writer.add_value_length_mla(config["v_head_dim"])
+    writer.add_rope_dimension_count(config["qk_rope_head_dim"])
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+    if length := (config.get("rope_parameters") or {}).get("mscale_all_dim"):
+        writer.add_rope_scaling_yarn_log_mul(0.1 * length)
 
 
 def _minimax_m2(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -618,6 +648,7 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.GLM4_MOE: _glm4moe,
     MODEL_ARCH.AFMOE: _afmoe,
     MODEL_ARCH.MINIMAXM2: _minimax_m2,
+    MODEL_ARCH.DEEPSEEK2: _deepseek2,
     MODEL_ARCH.ERNIE4_5_MOE: _ernie4_5_moe,
     MODEL_ARCH.GRANITE_MOE: _granitemoe,
     MODEL_ARCH.PHIMOE: _phimoe,
@@ -632,6 +663,7 @@ KEYS: dict[MODEL_ARCH, Keys] = {
 VARIANTS = (
     *("mistral", "mixtral", "olmo3", "stablelm-parallel", "gptneox-sequential"),
     *("falcon-40b", "falcon-11b", "roberta", "granitemoe-shared", "glm4_moe-plain"),
+    "deepseek_v3-direct",
     "t5-gated-encoder",
 )
 """More checkpoints that have one of these architectures, by their names in the zoo."""

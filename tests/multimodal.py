@@ -37,6 +37,8 @@ _QWEN3_5_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "nu
 _AUDIO = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 20}
 _MEL = {"num_mel_bins": 8, "max_source_positions": 16}
 _ROUTED = {"num_experts_per_tok": 2, "moe_intermediate_size": 16}
+_LATENT = {"num_key_value_heads": 4, "kv_lora_rank": 14, "q_lora_rank": 11, "qk_nope_head_dim": 6}
+_LATENT |= {"qk_rope_head_dim": 4, "v_head_dim": 5, "n_routed_experts": 4, **_ROUTED}
 _HALF = {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0, "mrope_section": [1, 1, 0]}}
 _HALF["rope_parameters"] |= {"partial_rotary_factor": 2 / 3}
 _GLM = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "image_size": 8}
@@ -151,6 +153,9 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     ),
     "mistral3 of ministral3": _model(
         "Mistral3", _of("ministral3", head_dim=8), _SIZED | {"model_type": "pixtral", "head_dim": 8}
+    ),
+    "mistral3 of mistral4": _model(
+        "Mistral3", _of("mistral4", **_LATENT), _SIZED | {"model_type": "pixtral", "head_dim": 8}
     ),
     "fuyu": (
         "FuyuForCausalLM",

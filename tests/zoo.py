@@ -93,12 +93,14 @@ _LONGROPE = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.5,
 _LONG = {"max_position_embeddings": 512, "original_max_position_embeddings": 32, "rope_parameters": _LONGROPE}
 _MSCALE = {"rope_type": "longrope", "rope_theta": 500.0, "short_factor": [1.5, 2.0, 3.0], "long_factor": [1.0] * 3}
 _MSCALE |= {"short_mscale": 1.25, "long_mscale": 1.5, "original_max_position_embeddings": 512}
+_BETA = {"llama_4_scaling_beta": 0.3}
 _LLAMA4 = _BIASED | _EXPERTS | {"num_local_experts": 5, "intermediate_size_mlp": 44, "intermediate_size": 16}
 _LLAMA4 |= {"attention_chunk_size": 3, "floor_scale": 3, "attn_scale": 0.3}
 _ALPHA = {"rope_parameters": {"rope_type": "dynamic", "rope_theta": 500.0, "factor": 1.0, "alpha": 30.0}}
 _GROUPED_ROUTING = {key: value for key, value in _GROUPED.items() if key != "first_k_dense_replace"}
 _LATENT = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-2, "kv_lora_rank": 14}
 _LATENT |= {"qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
+_INDEXED = {"q_lora_rank": 11, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 6}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
@@ -327,6 +329,24 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Glm4MoeLiteConfig",
         _LATENT | _GROUPED_ROUTING | {"q_lora_rank": 11, "mlp_layer_types": ["sparse", "dense"]},
     ),
+    "sarvam_mla": ("DeepseekV3ForCausalLM", "SarvamMLAConfig", _LATENT | _GROUPED | {"q_lora_rank": None}),
+    "axk1": ("AXK1ForCausalLM", "AXK1Config", _LATENT | _GROUPED | {"q_lora_rank": 11}),
+    "deepseek_v32": ("DeepseekV32ForCausalLM", "DeepseekV32Config", _LATENT | _GROUPED | _INDEXED),
+    "glm_moe_dsa": (
+        "GlmMoeDsaForCausalLM",
+        "GlmMoeDsaConfig",
+        _LATENT
+        | _GROUPED_ROUTING
+        | _INDEXED
+        | {"mlp_layer_types": ["sparse", "dense"], "indexer_types": ["full", "shared"]},
+    ),
+    "mistral4": (
+        "Mistral4ForCausalLM",
+        "Mistral4Config",
+        _LATENT
+        | _GROUPED
+        | {"q_lora_rank": 11, "rope_parameters": _YARN | {"mscale_all_dim": 0.7, "mscale": 0.7} | _BETA},
+    ),
     "minicpm3": (
         "MiniCPM3ForCausalLM",
         "MiniCPM3Config",
@@ -495,7 +515,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ministral3": (
         "Ministral3ForCausalLM",
         "Ministral3Config",
-        _WIDE | {"sliding_window": 3, "rope_parameters": _YARN | {"llama_4_scaling_beta": 0.3}},
+        _WIDE | {"sliding_window": 3, "rope_parameters": _YARN | _BETA},
     ),
     "hunyuan_v1_dense": ("HunYuanDenseV1ForCausalLM", "HunYuanDenseV1Config", _BIASED | _ALPHA),
     "hunyuan_v1_moe": (

@@ -116,10 +116,10 @@ UNKNOWN = {
         {"model_type": "rwkv"},
         {"rwkv.blocks.0.attention.time_decay": ONE},
     ),
-    "deepseek_v32": Refused(
+    "axk2": Refused(
         "deepseek_v3",
-        ("'deepseek_v32'", f"{L0}self_attn.indexer.wk.weight", "sparse-attention"),
-        {"model_type": "deepseek_v32"},
+        ("'axk2'", f"{L0}self_attn.indexer.wk.weight", "sparse-attention"),
+        {"model_type": "axk2"},
         {f"{L0}self_attn.indexer.wk.weight": ONE},
     ),
     "longcat_flash": Refused(

@@ -414,7 +414,6 @@ def test_the_names_of_llama_cpp_are_those_of_the_format_and_lead_to_families() -
     assert spelled.items() <= LLAMA_CPP_NAMES.items()
     assert dict(LLAMA_CPP_NAMES.items() - spelled.items()) == {
         "command-r": "cohere",
-        "deepseek2": "deepseek_v3",  # of all models with latent attention that llama.cpp reads by this name
         "phi2": "phi",
         "starcoder": "gpt_bigcode",
     }

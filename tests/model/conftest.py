@@ -36,6 +36,8 @@ CHANGED: dict[str, dict[str, Any]] = {
     "mistral": {"sliding_window": None},  # no window is written
     "starcoder2": {"sliding_window": None},
     "dots1": {"first_k_dense_replace": 1, "scoring_func": "sigmoid"},
+    # always truncated; two scales that the file does not tell apart
+    "deepseek_v3-direct": {"rope_parameters": ZOO["deepseek_v3-direct"][2]["rope_parameters"] | {"truncate": True}},
     "minimax-m2": {"scoring_func": "sigmoid"},
     "ernie4_5-moe": {"moe_layer_end_index": -1},  # no last layer with experts is written
     "eurobert": {"tie_word_embeddings": True, "mlp_bias": False},  # the head is left out
@@ -58,6 +60,7 @@ IN_ZOO = {
     "qwen3moe": "qwen3_moe-normed",
     "qwen2moe": "qwen2_moe",
     "glm4moe": "glm4_moe",
+    "deepseek2": "deepseek_v3",
     "minimax-m2": "minimax_m2",
     "ernie4_5-moe": "ernie4_5_moe",
     "gpt-oss": "gpt_oss",

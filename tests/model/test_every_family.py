@@ -170,7 +170,8 @@ def added(model: Model, site: Site, layer: int, x: Tensor, written: Tensor) -> T
     if model.family.stream_normed:
         return norm(model, f"{site}_norm", layer, x + written)
     behind = f"{site}_post_norm"
-    return x + model.dims.written_scale(site) * (norm(model, behind, layer, written) if model.has(behind) else written)
+    normed_behind = model.vector(behind, layer) is not None
+    return x + model.dims.written_scale(site) * (norm(model, behind, layer, written) if normed_behind else written)
 
 
 def read_at(case: Case, model: Model, site: Site, layer: int) -> Tensor:
@@ -216,7 +217,7 @@ def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
     if not is_routed(case.model, layer):
         return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
-    if case.model.layout.gains:
+    if case.model.has("ff_post_norm"):  # the norm of A.X K1 is inside that module, as those of Gemma 4 are
         return case.text.took("ff_post_norm", layer)
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
     written = (written[0] if isinstance(written, tuple) else written).reshape_as(case.text.states(layer))

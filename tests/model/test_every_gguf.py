@@ -28,8 +28,8 @@ ROUNDING = 1e-6
 SPREAD = 1e-4
 """The tolerance of values that are summed and pass through norms."""
 
-UNWRITTEN = {"gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
-"""Facts that the converter does not write: a scale that follows from the size, and rows without a token."""
+UNWRITTEN = {"deepseek_v3": {"beyond"}, "gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
+"""Facts that converters do not write: a scale that follows from the size, rows without a token, left-out layers."""
 
 ARCHITECTURES = tuple(sorted(MODEL_ARCH_NAMES[arch] for arch in KEYS))
 NAMES = (*ARCHITECTURES, *VARIANTS)
@@ -266,6 +266,7 @@ VARIANT_KEYS = {
     "dots1": ("expert_gating_func", 1),  # softmax
     "glm4moe": ("expert_gating_func", 1),
     "minimax-m2": ("expert_gating_func", 1),
+    "deepseek2": ("expert_gating_func", 1),  # DeepSeek-V2
     "modern-bert": ("attention.causal", True),
     "eurobert": ("attention.causal", True),
 }
@@ -499,6 +500,7 @@ OTHER_LAYOUTS = {
     "glm4": in_blocks("attn_qkv", *FURTHER),
     "glm4moe": in_blocks(*FURTHER),
     "phimoe": in_blocks("attn_qkv"),
+    "deepseek2": in_blocks("attn_kv_b", "attn_k", "attn_v"),  # of older converters; of none
 }
 """Tensors that are refused by name: the record of a file with them is another one."""
 

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 import adapters
 import quantised_files
@@ -22,9 +24,10 @@ from canonical import read
 from tiny import error, save
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.diff.run import compare
-from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily, ZeropassError
+from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, CannotRun, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames
 from zeropass.model.opening import open_model
+from zeropass.model.running import Running
 from zoo import ZOO, drawn, tiny_model
 
 NAMES = sorted(name for name in ZOO if "kv_lora_rank" in ZOO[name][2])
@@ -243,6 +246,12 @@ REFUSED: dict[str, tuple[str, dict[str, Any], type[ZeropassError], str]] = {
     "too few layers": ("glm4_moe_lite", {"mlp_layer_types": ["sparse"]}, BadModel, "for each of the 2 layers"),
     "first layers": ("glm4_moe_lite", {"first_k_dense_replace": 2}, UnknownFamily, "first_k_dense_replace is 2"),
     "no width of values": ("deepseek_v3", {"v_head_dim": None}, BadModel, "lacks v_head_dim"),
+    "another share": (
+        "mistral4",
+        {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.6}},
+        BadModel,
+        "partial_rotary_factor is 0.6 of 10; it must be 4",
+    ),
 }
 
 
@@ -253,6 +262,42 @@ def test_the_values_of_minicpm3_fill_the_stream_where_no_width_is_stated(tmp_pat
     text = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({k: v for k, v in text.items() if k != "v_head_dim"}))
     assert open_model(str(folder)).dims.value_dim == hf.config.v_head_dim == 6
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", "glm_moe_dsa"])
+@torch.no_grad()
+def test_a_text_with_more_tokens_than_an_indexer_leaves_keys_is_refused(
+    name: str, folders: Callable[[str], Path], tmp_path: Path
+) -> None:
+    hf, running = tiny_model(name), Running(open_model(str(folders(name))))
+    keys = running.model.dims.indexed_keys
+    assert keys == 16
+    ids = torch.arange(4, 4 + keys + 8)[None]
+    plain, short = hf(ids).logits, ids[:, :keys]
+    assert error(running.logits(running.run(short)), hf(short).logits) < 1e-4
+    with pytest.raises(CannotRun, match="16 others that an indexer chooses"):
+        running.run(ids)
+    unlimited = replace(running.model, dims=replace(running.model.dims, indexed_keys=None))
+    assert error(Running(unlimited).logits(Running(unlimited).run(ids)), plain) > 0.01  # so that it matters
+    assert zp.calibrate(running.model, tokens=300).facts.window == keys
+    assert any(".indexer.wk.weight" in name for name in running.model.info()["tensors_unread"])
+
+
+def test_the_first_configurations_of_sarvam_are_read(tmp_path: Path) -> None:
+    folder = save(tiny_model("sarvam_mla"), tmp_path / "sarvam")
+    config = json.loads((folder / "config.json").read_text())
+    yarn = {"type": "deepseek_yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+    others = {"rope_parameters": None, "rope_theta": 500.0, "head_dim": 18, "q_head_dim": 10, "num_mtp_layers": 0}
+    scaling = {"rope_scaling": yarn | {"mscale": 0.7, "mscale_all_dim": 0.7}}
+    names = {"num_experts": config.pop("n_routed_experts"), "num_shared_experts": config.pop("n_shared_experts")}
+    (folder / "config.json").write_text(json.dumps({**config, **others, **scaling, **names}))
+    hf = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+    model, ids = open_model(str(folder)), torch.arange(tiny.TOKENS)[None]
+    running = Running(model)
+    assert model.dims.rope is not None
+    assert model.dims.rope.kind == "yarn"
+    with torch.no_grad():
+        assert error(running.logits(running.run(ids)), hf(ids).logits) < 1e-4
 
 
 @pytest.mark.parametrize("case", sorted(REFUSED))

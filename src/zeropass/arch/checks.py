@@ -22,7 +22,6 @@ __all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "oriented", "records", "refuse_
 
 LLAMA_CPP_NAMES = {
     "command-r": "cohere",
-    "deepseek2": "deepseek_v3",
     "ernie4_5-moe": "ernie4_5_moe",
     "exaone-moe": "exaone_moe",
     "glm4moe": "glm4_moe",

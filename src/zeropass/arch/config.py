@@ -149,6 +149,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         gate_limit=reader.number("gate_limit"),
         latent_eps=reader.number("latent_eps") or 0.0,
         eps_behind=reader.number("eps_behind") or 0.0,
+        indexed_keys=reader.size("indexed_keys"),
         mixer=_mixer(reader, d) if family.mixer else None,
         mixer_layers=tuple(layer for layer, sites in enumerate(parts) if "mixer" in sites),
         no_attention=tuple(layer for layer, sites in enumerate(parts) if "attn" not in sites),
@@ -203,6 +204,8 @@ def _mixer(reader: "_Reader", d: int) -> Mixer:
 def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[str, int]:
     """Return the sizes of the heads of latent attention; raise BadModel where they are missing or do not fit."""
     place, plain, rotary = reader.files.place, reader.size("plain"), reader.size("rotary")
+    if joint := reader.size("joint"):  # what positions rotate and what they do not, together
+        plain = max(joint - (rotary or 0), 0)
     value = stated["value_dim"]
     if value is None and reader.value("values_fill_d") and stated["d"] and stated["heads"]:
         value = stated["d"] // stated["heads"]
@@ -224,7 +227,10 @@ def _latent_sizes(reader: "_Reader", stated: Mapping[str, int | None]) -> dict[s
         raise BadModel(
             f"{place}: {reader.keys('head_dim')} is {stated['head_dim']}; it must be {reader.keys('rotary')}, {rotary}."
         )
-    return {"head_dim": (plain or 0) + (rotary or 0), "value_dim": value or 0}
+    width = (plain or 0) + (rotary or 0)
+    if (share := reader.number("rotary_share")) is not None and int(share * width) != rotary:
+        raise BadModel(f"{place}: {reader.keys('rotary_share')} is {share:g} of {width}; it must be {rotary}.")
+    return {"head_dim": width, "value_dim": value or 0}
 
 
 def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
@@ -582,7 +588,10 @@ class _Reader:
         """
         if rope is None or rope.kind == "default" or "kv_latent" not in self.layout.config:
             return 1.0
-        stated = _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
+        if self.files.format == "gguf":
+            stated: Mapping[str, Any] = self._gguf_options()
+        else:
+            stated = _object(self.files, "rope_parameters") or _object(self.files, "rope_scaling")
         if not (length := stated.get("mscale_all_dim")):
             return 1.0
         length = _positive_number(self.files, "mscale_all_dim of the rotary positions", length)
@@ -601,7 +610,7 @@ class _Reader:
         if not isinstance(options, Mapping):
             raise BadModel(f"{self.files.place}: the options of the rotary positions are {options!r}, not an object.")
         rope_type = str(options.get("rope_type") or options.get("type") or "default")
-        rope_type = {**_FOR_TEXT, **(self.value("rope_names") or {})}.get(rope_type, rope_type)
+        rope_type = {**_OTHER_NAMES, **(self.value("rope_names") or {})}.get(rope_type, rope_type)
         base = options.get("rope_theta", theta)
         base = 10000.0 if base is None else _positive_number(self.files, "rope_theta", base)
         if rope_type == "dynamic" and self.value("ntk_alpha") and options.get("alpha"):
@@ -649,8 +658,9 @@ class _Reader:
                 f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
             )
-        options = {name: config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()}
-        if any(key.startswith(scaling) and key.removeprefix(scaling) in _GGUF_YARN_FACTORS for key in config):
+        options = self._gguf_options()
+        factors = {*_GGUF_YARN_FACTORS} - ({"yarn_log_multiplier"} if "mscale_all_dim" in options else set[str]())
+        if any(key.startswith(scaling) and key.removeprefix(scaling) in factors for key in config):
             rope_type = f"{rope_type} with factors of its own" if rope_type == "yarn" else rope_type
         stated = self.number("rope_theta")
         theta = 10000.0 if stated is None else stated
@@ -679,6 +689,21 @@ class _Reader:
         key = f"{self.files.config['general.architecture']}.rope.scaling.attn_factor"
         value = self.files.config.get(key)
         return {} if value is None else {"attention_factor": _positive_number(self.files, key, value)}
+
+    def _gguf_options(self) -> dict[str, Any]:
+        """Return the options of rotary positions as a GGUF file has them.
+
+        In latent attention the multiplier is a tenth of ``mscale_all_dim``, and llama.cpp knows no other ``mscale``.
+        """
+        scaling = f"{self.files.config['general.architecture']}.rope.scaling."
+        options = {
+            name: self.files.config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()
+        }
+        multiplier = self.files.config.get(f"{scaling}yarn_log_multiplier")
+        if multiplier is None or "kv_latent" not in self.layout.config:
+            return options
+        length = 10 * _positive_number(self.files, f"{scaling}yarn_log_multiplier", multiplier)
+        return options | {"mscale": length, "mscale_all_dim": length}
 
 
 _ROPE_OPTIONS = {
@@ -710,8 +735,9 @@ _GGUF_DIVISORS = ("rope_factors_short.weight", "rope_factors_long.weight")
 _GGUF_YARN_FACTORS = ("attn_factor", "yarn_attn_factor", "yarn_ext_factor", "yarn_log_multiplier")
 """Keys that change the factors of YaRN: the rule with them is not known."""
 
-_FOR_TEXT = {"mrope": "default"}
-"""Rules that make a difference for images only: M-RoPE turns a token of a text by one position on all its axes."""
+_OTHER_NAMES = {"mrope": "default", "deepseek_yarn": "yarn"}
+"""Rules by another name. M-RoPE makes a difference for images only: it turns a token of a text by one position on all
+its axes."""
 
 
 def _rope_numbers(files: ModelFiles, rope_type: str, options: Mapping[str, Any]) -> dict[str, float]:

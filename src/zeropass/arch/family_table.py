@@ -136,6 +136,7 @@ def attention_of(family: Family) -> str:
     query_keys, kv_keys = (layout.config.get(name, ()) for name in ("heads", "kv_heads"))
     heads = "multi-query" if layout.constants.get("kv_heads") == 1 else "heads" if query_keys == kv_keys else "GQA"
     heads = "latent" if layout.latent_of("k") else heads
+    indexer = "indexer" if "indexed_keys" in layout.config else ""
     norm = "QK-norm" if family.qk_norm else ""
     sinks = "sinks" if "sinks" in layout.tensors else ""
     window = "window" if {"window", "reach"} & layout.config.keys() else ""
@@ -144,7 +145,8 @@ def attention_of(family: Family) -> str:
     gates = "output gates" if family.gated else ""
     mixer = f"or {MIXERS[family.mixer]}" if family.mixer else ""
     shared = "shared by layers" if "sharing" in layout.config else ""
-    return ", ".join(part for part in (heads, norm, sinks, window, shared, direction, cross, gates, mixer) if part)
+    parts = (heads, indexer, norm, sinks, window, shared, direction, cross, gates, mixer)
+    return ", ".join(part for part in parts if part)
 
 
 def mlp_of(family: Family) -> str:
@@ -182,6 +184,11 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
     if layout.latent_of("k"):
         yield "latents: maps of heads divide each token by the length of its latent, lists of q, k and v leave it out"
         yield "latents: the rotary columns of a head come first, and those of k are the same in every head"
+    if "indexed_keys" in keys:
+        yield (
+            "an indexer, which is not read, chooses the keys that a query attends to (index_topk of them): a text no "
+            "longer than that is computed as it is, a longer one is refused"
+        )
     if "clip" in keys and (dims is None or dims.clip):
         yield "clip_qkv: qk maps have it, vo maps and lists leave it out"
     if {"attention_cap", "logit_cap"} & keys and (dims is None or dims.attention_cap or dims.logit_cap):
@@ -209,7 +216,7 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         )
     if "sinks" in layout.tensors:
         yield "sinks take a share of each head's attention, by a number that no token changes: maps leave them out"
-    if family.stream_normed or "attn_post_norm" in layout.tensors:
+    if family.stream_normed or {"attn_post_norm", "ff_post_norm"} & layout.tensors.keys():
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if "layer_scalar" in layout.tensors:
         yield "the stream is multiplied by a factor behind each layer: writes are folded with those that they pass"

@@ -559,6 +559,8 @@ class Dimensions(ShortRepr):
         value_dim: Width of a head's values; 0 where it is that of its queries.
         q_latent: Width of the latent that queries are made of; 0 where they are made of the stream itself.
         kv_latent: Width of the latent that keys and values are made of, but for the rotary part of keys; 0 for none.
+        indexed_keys: Number of keys that an indexer leaves to each query; None where there is no indexer. A text that
+            is no longer is read as if there were none; a longer one is not modelled.
         latent_eps: What is added to the mean square in the norms of latents.
         eps_behind: The same in the norms behind a block; 0 where it is that of all others.
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
@@ -637,6 +639,7 @@ class Dimensions(ShortRepr):
     kv_latent: int = 0
     latent_eps: float = 0.0
     eps_behind: float = 0.0
+    indexed_keys: int | None = None
     mixer: Mixer | None = None
     mixer_layers: tuple[int, ...] = ()
     no_attention: tuple[int, ...] = ()

@@ -75,6 +75,11 @@ def _shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+_TURNED = re.compile(r"blk\.\d+\.attn_k_b\.weight")
+_BY_HEAD = re.compile(r"blk\.\d+\.attn_[kv]_b\.weight")
+"""Matrices of latent attention with an axis for heads; those of keys are turned, head by head."""
+
+
 def _experts(tensor: _Tensor) -> list[_Tensor]:
     """Return the matrices of stacked experts, each with its place in the file; any other tensor as it is."""
     match = _STACKED.fullmatch(tensor.name)
@@ -92,7 +97,8 @@ class GgufSource(CheckedSource):
     """The tensors and metadata of a little-endian GGUF file, version 2 or 3, or of all parts of a split one.
 
     Shapes are in numpy's order (rows first), the reverse of GGUF's. Stacked experts (``blk.0.ffn_up_exps.weight``) are
-    given one by one, by the names that files of 2023 have (``blk.0.ffn_up.3.weight``).
+    given one by one, by the names that files of 2023 have (``blk.0.ffn_up.3.weight``). Matrices with an axis for heads
+    (``blk.0.attn_k_b.weight``) have the rows of all heads in a row, (heads d_h, rank), those of keys turned back.
 
     Args:
         path: The file, or any part of a split one; the other parts are in the same folder.
@@ -126,7 +132,11 @@ class GgufSource(CheckedSource):
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor in numpy's order."""
-        return self._find(name).shape
+        shape = self._find(name).shape
+        if len(shape) != 3 or not _BY_HEAD.fullmatch(name):
+            return shape
+        heads, rows, columns = shape
+        return (heads * columns, rows) if _TURNED.fullmatch(name) else (heads * rows, columns)
 
     def dtype(self, name: str) -> str:
         """Return the name of the ggml type (``Q4_1``, ``F32`` …), or ``type 99`` for an unknown number."""
@@ -145,8 +155,19 @@ class GgufSource(CheckedSource):
         if len(tensor.shape) < 2:  # a vector may be quantised in blocks, so all of it is decoded
             values = self._decode(tensor, 0, 1).reshape(tensor.shape)
             return np.ascontiguousarray(values[rows]) if tensor.shape else values
+        if len(tensor.shape) == 3 and _BY_HEAD.fullmatch(name):
+            return np.ascontiguousarray(self._of_heads(tensor, rows)[:, columns])
         values = self._decode(tensor, rows.start, rows.stop)
         return np.ascontiguousarray(values.reshape(-1, *tensor.shape[1:])[:, columns])
+
+    def _of_heads(self, tensor: _Tensor, rows: slice) -> Float32:
+        """Return rows of a matrix with an axis for heads, numbered through all heads; only their heads are decoded."""
+        turned = bool(_TURNED.fullmatch(tensor.name))
+        width = tensor.shape[2 if turned else 1]
+        first, end = rows.start // width, -(-rows.stop // width)
+        heads = self._decode(tensor, first, end).reshape(-1, *tensor.shape[1:])
+        joined = (heads.swapaxes(1, 2) if turned else heads).reshape(-1, tensor.shape[1 if turned else 2])
+        return joined[rows.start - first * width : rows.stop - first * width]
 
     def _decode(self, tensor: _Tensor, start: int, stop: int) -> Float32:
         """Return rows of a tensor as float32, reading no bytes of the others."""

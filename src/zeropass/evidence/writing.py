@@ -143,7 +143,7 @@ def _strength(model: Model, activations: Activations, layer: int, site: Site) ->
 
     A norm behind it divides by the norm of all that is written, so there the vector is small beside that.
     """
-    compared = f"{site}.out" if model.has(f"{site}_post_norm") else "state"
+    compared = f"{site}.out" if model.vector(f"{site}_post_norm", layer) is not None else "state"
     return STRENGTH * float(activations.kept[compared, layer].norm(dim=-1).median())
 
 

@@ -302,7 +302,7 @@ class Block:
         _record(record, **{f"{site}.out": written})
         behind = f"{site}_post_norm"
         scale = self.dims.written_scale(site)
-        return scale * (self._normed(written, behind) if self.model.has(behind) else written)
+        return scale * (written if self.vector(behind) is None else self._normed(written, behind))
 
     def _normed(self, x: Tensor, name: str) -> Tensor:
         eps = self.dims.eps_of(name)
@@ -327,6 +327,11 @@ class Block:
         queries = queries if grown is None else queries * grown
         _record(record, **{"rotated.q": _flat(queries), "rotated.k": _flat(keys)})
         keys, values = cache.extend(keys, self.heads(self._as_values(v), "v"))
+        if (most := self.dims.indexed_keys) is not None and keys.shape[2] > most:
+            raise CannotRun(
+                f"{self.model.name}: tokens attend to {most} others that an indexer chooses, which is not "
+                "modelled; in a text of that many tokens or fewer they attend to all. Give a shorter text."
+            )
         return self._mixed_from(y, queries, keys, values, at, record)
 
     def _require_own_keys(self) -> None:

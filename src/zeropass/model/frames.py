@@ -247,7 +247,8 @@ class Frames(ShortRepr):
         if (scale := model.dims.written_scale(site_of(norm))) != 1:
             vectors = scale * vectors
         after = norm if model.family.stream_normed else f"{norm.removesuffix('_norm')}_post_norm"
-        return fold_write(vectors, model.vector(after, layer), model.family.norm) if model.has(after) else vectors
+        gain = model.vector(after, layer)  # which some layers may lack, as those without experts
+        return vectors if gain is None else fold_write(vectors, gain, model.family.norm)
 
     def _with_lens(self, vectors: Tensor, frame: str, side: Side, site: Site, layer: int) -> Tensor:
         lens = self.require_lens(frame)

@@ -166,7 +166,7 @@ class BlockMeans:
             inner = self._slope(f"{site}.stream", f"{site}_norm") @ inner
         behind = f"{site}_post_norm"
         inner = self.block.model.dims.written_scale(site) * inner
-        return inner @ self._slope(f"{site}.out", behind) if self.block.model.has(behind) else inner
+        return inner if self.block.vector(behind) is None else inner @ self._slope(f"{site}.out", behind)
 
     # The MLP
 

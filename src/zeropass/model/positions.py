@@ -43,9 +43,9 @@ def position_rows(model: Model, start: int, stop: int) -> Tensor:
 
 
 def longest_text(model: Model) -> int | None:
-    """Return the number of tokens that the positions of a model are enough for; None for any number."""
+    """Return the length up to which texts are modelled: what positions or an indexer are enough for; None for any."""
     if model.family.sinusoids or not model.has("positions"):
-        return model.dims.longest
+        return model.dims.longest or model.dims.indexed_keys
     return model.rows("positions") - model.family.first_position
 
 

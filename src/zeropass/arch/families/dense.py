@@ -18,6 +18,7 @@ from zeropass.arch.families.parts import (
     GGUF_UP_DOWN,
     GRANITE_FACTORS,
     GRANITE_GGUF_FACTORS,
+    GROWTH,
     HEAD_BIASES,
     HF_LAYOUT,
     LAYER,
@@ -65,7 +66,6 @@ _MINISTRAL3_ROPE = {
     "mscale_all_dim": 1.0,
     "llama_4_scaling_beta": 0.1,
 }
-_ROPES = ("rope_parameters", "rope_scaling")
 MINISTRAL3 = replace(
     MISTRAL,
     name="ministral3",
@@ -73,11 +73,7 @@ MINISTRAL3 = replace(
     layouts=(
         replace(
             PLAIN_HF,
-            config={
-                **PLAIN_HF.config,
-                "growth": tuple(f"{rope}.llama_4_scaling_beta" for rope in _ROPES),
-                "growth_length": tuple(f"{rope}.original_max_position_embeddings" for rope in _ROPES),
-            },
+            config={**PLAIN_HF.config, **GROWTH},
             defaults={"head_dim": 128, "rope": _MINISTRAL3_ROPE},
         ),
     ),

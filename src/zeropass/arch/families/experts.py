@@ -80,6 +80,13 @@ MIXTRAL = replace(
 )
 
 _EXPERTS = {"router": Stored(f"{_MLP}.gate.weight"), **gated(f"{_MLP}.experts.{{expert}}")}
+STACKED_EXPERTS = {
+    "gate": Stored(f"{_MLP}.experts.gate_up_proj[{{expert}}]", part=(0, 2)),
+    "up": Stored(f"{_MLP}.experts.gate_up_proj[{{expert}}]", part=(1, 2)),
+    "value": Stored(f"{_MLP}.experts.down_proj[{{expert}}]", transpose=True),
+}
+"""Experts of a layer as transformers keeps them: in one tensor, gates and what they multiply joined."""
+
 _SOME_DENSE = {**routed(_EXPERTS), **share("dense", gated(_MLP))}
 """The tensors of layers with experts, and of those without."""
 

@@ -20,6 +20,7 @@ from zeropass.arch.families.experts import (
     routed,
     share,
 )
+from zeropass.arch.families.latent import DEEPSEEK_V3
 from zeropass.arch.families.llama import PHI3
 from zeropass.arch.families.parts import (
     BLK,
@@ -32,7 +33,7 @@ from zeropass.arch.families.parts import (
     gguf,
 )
 from zeropass.arch.families.sigmoid_experts import AFMOE
-from zeropass.arch.spec import Layout, Stored, weight_and_bias
+from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 _GATED = {role: GGUF_TENSORS[role] for role in ("gate", "up", "value")}
 _ROUTER = {"router": Stored(BLK + "ffn_gate_inp.weight")}
@@ -247,7 +248,53 @@ AFMOE_GGUF = replace(
     ),
 )
 
+_LATENT_KEYS = {
+    **_SIGMOID_KEYS,
+    "kv_heads": ("attention.head_count",),  # files count the one latent that all heads share
+    "head_dim": (),
+    "joint": ("attention.key_length_mla",),
+    "value_dim": ("attention.value_length_mla",),
+    "q_latent": ("attention.q_lora_rank",),
+    "kv_latent": ("attention.kv_lora_rank",),
+}
+_DIRECT_QUERIES = {"q": Stored(BLK + "attn_q.weight", paired_rows=True, rotary_last=True)}
+_LATENT_QUERIES = {
+    "q_up": Stored(BLK + "attn_q_b.weight", paired_rows=True, rotary_last=True),
+    "q_latent": Stored(BLK + "attn_q_a.weight"),
+    "q_latent_norm": Stored(BLK + "attn_q_a_norm.weight"),
+}
+_LATENT_KV = {
+    "kv_latent": Stored(BLK + "attn_kv_a_mqa.weight", fused="latent"),
+    "kv_latent_norm": Stored(BLK + "attn_kv_a_norm.weight"),
+    "k_rotary": Stored(BLK + "attn_kv_a_mqa.weight", fused="latent", paired_rows=True),
+    "k_up": Stored(BLK + "attn_k_b.weight"),
+    "v_up": Stored(BLK + "attn_v_b.weight"),
+}
+
+
+def _deepseek2(queries: Mapping[str, Stored], only_with: str = "") -> Family:
+    """Return the record of files of DeepSeek-V3 and of models built like it."""
+    layout = _layout(
+        "deepseek2",
+        {**queries, **_LATENT_KV, **_SOME_DENSE},
+        _LATENT_KEYS,
+        constants={"latent_eps": 1e-6, "router_normed": False, "rotary_share": None},
+        harmless=(r"attention\.(head_count_kv|key_length)",),
+        only_with=only_with,
+        without=("q", "k", "v", "q_bias", "k_bias", "v_bias", "o_bias"),
+    )
+    # what a silent configuration of Hugging Face stands for, a silent file does not
+    values = {"activation": "silu", "router_sigmoid": True}
+    when = {"deepseek2.expert_gating_func": (_SIGMOID,)}
+    return replace(DEEPSEEK_V3, model_types=("deepseek2",), layouts=(layout,), config=values, when=when)
+
+
+DEEPSEEK2 = _deepseek2(_LATENT_QUERIES, only_with="blk.0.attn_q_a.weight")
+DEEPSEEK2_DIRECT = _deepseek2(_DIRECT_QUERIES)
+
 FAMILIES = (
+    DEEPSEEK2,
+    DEEPSEEK2_DIRECT,
     MIXTRAL_GGUF,
     QWEN3_MOE_GGUF,
     QWEN2_MOE_GGUF,

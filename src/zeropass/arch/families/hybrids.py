@@ -4,7 +4,16 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from zeropass.arch.families.experts import GRANITEMOE_SHARED, QWEN2_MOE, QWEN3_MOE, SIGMOID_CONFIG, gated, routed, share
+from zeropass.arch.families.experts import (
+    GRANITEMOE_SHARED,
+    QWEN2_MOE,
+    QWEN3_MOE,
+    SIGMOID_CONFIG,
+    STACKED_EXPERTS,
+    gated,
+    routed,
+    share,
+)
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
     ATTENTION,
@@ -173,12 +182,6 @@ QWEN3_NEXT = replace(
 )
 
 
-_MOE = f"{LAYER}mlp.experts"
-_STACKED = {
-    "gate": Stored(f"{_MOE}.gate_up_proj[{{expert}}]", part=(0, 2)),
-    "up": Stored(f"{_MOE}.gate_up_proj[{{expert}}]", part=(1, 2)),
-    "value": Stored(f"{_MOE}.down_proj[{{expert}}]", transpose=True),
-}
 _QWEN3_5_MOE_HF = replace(
     QWEN3_NEXT.layouts[0],
     config={
@@ -205,7 +208,7 @@ QWEN3_5_MOE_STACKED = replace(  # as published; transformers 5 writes a tensor f
     layouts=(
         replace(
             _QWEN3_5_MOE_HF,
-            tensors={**_QWEN3_5_MOE_HF.tensors, **_STACKED},
+            tensors={**_QWEN3_5_MOE_HF.tensors, **STACKED_EXPERTS},
             only_with="model.language_model.layers.0.mlp.experts.gate_up_proj",
         ),
     ),

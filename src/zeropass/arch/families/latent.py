@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
-from zeropass.arch.families.experts import CORRECTED, SIGMOID_CONFIG
+from zeropass.arch.families.experts import CORRECTED, SIGMOID_CONFIG, STACKED_EXPERTS, routed
 from zeropass.arch.families.llama import LLAMA
-from zeropass.arch.families.parts import ATTENTION, CONFIG, HF_LAYOUT, LAYER, MLP, NORMS, OUTER
+from zeropass.arch.families.parts import ATTENTION, CONFIG, GROWTH, HF_LAYOUT, LAYER, MLP, NORMS, OUTER, ROTARY_SHARE
 from zeropass.arch.spec import Family, Stored
 
 _SELF = LAYER + "self_attn"
@@ -63,6 +63,7 @@ _HF = replace(
     constants={"latent_eps": 1e-6},  # transformers and the models' own code leave it at that, whatever rms_norm_eps is
     harmless=("qk_head_dim",),
 )
+_EXPERTS_CONFIG = {**SIGMOID_CONFIG, **_CONFIG}
 DEEPSEEK_V3 = replace(
     LLAMA,
     name="deepseek_v3",
@@ -70,7 +71,7 @@ DEEPSEEK_V3 = replace(
     layouts=(
         replace(
             _HF,
-            config={**SIGMOID_CONFIG, **_CONFIG},
+            config=_EXPERTS_CONFIG,
             tensors={**OUTER, **NORMS, **_attention(paired=True), **CORRECTED},
             harmless=(*_HF.harmless, "ep_size|seq_aux"),
         ),
@@ -159,6 +160,123 @@ GLM4_MOE_LITE = replace(
     when={**DEEPSEEK_V3.when, "first_k_dense_replace": (1, None)},  # which transformers takes it for
 )
 
+_SARVAM = DEEPSEEK_V3.layouts[0]
+SARVAM_MLA = replace(
+    DEEPSEEK_V3,
+    name="sarvam_mla",
+    model_types=("sarvam_mla",),
+    layouts=(
+        replace(
+            _SARVAM,
+            config={
+                **{name: keys for name, keys in _EXPERTS_CONFIG.items() if name != "head_dim"},
+                "experts": ("n_routed_experts", "num_experts"),
+                "shared_experts": ("n_shared_experts", "num_shared_experts"),
+                "beyond": ("num_nextn_predict_layers", "num_mtp_layers"),
+            },
+            defaults={},
+            harmless=(*_SARVAM.harmless, "q_head_dim", "head_dim"),  # transformers replaces them by what follows
+        ),
+    ),
+    config={**DEEPSEEK_V3.config, "dense_first": 1, "beyond": 0, "router_groups": 1, "router_groups_used": 1},
+)
+
+AXK1 = replace(
+    DEEPSEEK_V3,
+    name="axk1",
+    model_types=("axk1",),
+    layouts=(
+        replace(
+            DEEPSEEK_V3.layouts[0],
+            optional=("unembedding", "router_correction"),
+            config={**_EXPERTS_CONFIG, "mlp_kinds": ("mlp_layer_types",)},
+            tensors={
+                **DEEPSEEK_V3.layouts[0].tensors,
+                "ff_post_norm": Stored(LAYER + "post_mlp_layernorm.weight", layers="routed"),
+            },
+            unread=(*_HF.unread, r"layers\.\d+\.post_mlp_layernorm\.weight"),  # layers without experts do not use it
+        ),
+    ),
+    config={**DEEPSEEK_V3.config, "dense_first": 1, "beyond": 0},
+)
+
+_INDEXER = r"layers\.\d+\.self_attn\.indexer\.((wq_b|wk|weights_proj)\.weight|k_norm\.(weight|bias))"
+DEEPSEEK_V32 = replace(
+    DEEPSEEK_V3,
+    name="deepseek_v32",
+    model_types=("deepseek_v32",),
+    layouts=(
+        replace(
+            DEEPSEEK_V3.layouts[0],
+            config={
+                **_EXPERTS_CONFIG,
+                "experts": ("num_experts", "n_routed_experts"),
+                "mlp_kinds": ("mlp_layer_types",),
+                "indexed_keys": ("index_topk",),
+            },
+            unread=(*_HF.unread, _INDEXER),
+            harmless=(*DEEPSEEK_V3.layouts[0].harmless, "index_n_heads|index_head_dim|layer_types"),  # of the indexer
+        ),
+    ),
+    config={**DEEPSEEK_V3.config, "beyond": 0, "indexed_keys": 2048},
+    when={**DEEPSEEK_V3.when, "mlp_bias": (False, None)},
+)
+_DSA = DEEPSEEK_V32.layouts[0]
+GLM_MOE_DSA = replace(
+    DEEPSEEK_V32,
+    name="glm_moe_dsa",
+    model_types=("glm_moe_dsa",),
+    layouts=(
+        replace(
+            _DSA,
+            defaults={"q_latent": 2048},
+            # which layers choose keys of their own, and how
+            harmless=(
+                *_DSA.harmless,
+                r"indexer_(types|rope_interleave)|index_(topk_freq|skip_topk_offset|topk_pattern)",
+            ),
+        ),
+    ),
+    config={**DEEPSEEK_V32.config, "router_groups": 1, "router_groups_used": 1},
+)
+
+_MISTRAL4_ROPE = {
+    "rope_type": "yarn",
+    "rope_theta": 10000.0,
+    "factor": 128.0,
+    "original_max_position_embeddings": 8192,
+    "mscale": 1.0,
+    "mscale_all_dim": 1.0,
+    "llama_4_scaling_beta": 0.1,
+}
+MISTRAL4 = replace(
+    LLAMA,
+    name="mistral4",
+    model_types=("mistral4",),
+    layouts=(
+        replace(
+            _HF,
+            config={
+                **{name: keys for name, keys in _EXPERTS_CONFIG.items() if name not in ("head_dim", "beyond")},
+                **GROWTH,
+                "rotary_share": ROTARY_SHARE["rotary_share"][:1],
+            },
+            tensors={
+                **{
+                    what: stored
+                    for what, stored in DEEPSEEK_V3.layouts[0].tensors.items()
+                    if what != "router_correction"
+                },
+                **routed(STACKED_EXPERTS),
+            },
+            defaults={"q_latent": 1024, "rope": _MISTRAL4_ROPE},
+            harmless=(*_HF.harmless, "head_dim"),  # transformers replaces it by what follows
+        ),
+    ),
+    config={"activation": "silu", "router_normed": True, "shared_experts": 1, "experts_used": 4},
+    when=_WHEN,
+)
+
 MINICPM3 = replace(
     LLAMA,
     name="minicpm3",
@@ -190,8 +308,13 @@ YOUTU = replace(
     when=_WHEN,
 )
 
-FAMILIES = tuple(
-    family
-    for both in (DEEPSEEK_V2, DEEPSEEK_V2_GROUPS, DEEPSEEK_V3, GLM4_MOE_LITE, MINICPM3, YOUTU)
-    for family in _both(both)
+FAMILIES = (
+    *(
+        family
+        for both in (DEEPSEEK_V2, DEEPSEEK_V2_GROUPS, DEEPSEEK_V3, GLM4_MOE_LITE, SARVAM_MLA, MISTRAL4, MINICPM3, YOUTU)
+        for family in _both(both)
+    ),
+    AXK1,
+    DEEPSEEK_V32,
+    GLM_MOE_DSA,
 )

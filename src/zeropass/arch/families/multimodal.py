@@ -35,7 +35,13 @@ VIDEO_LLAVA = replace(
     towers={"image_tower": "image tower", "video_tower": "video tower", "multi_modal_projector": "projector"},
 )
 QWEN_LLAVA = replace(LLAVA, model_types=("llava_onevision", "internvl", "got_ocr2"), texts=_QWEN2_LIKE)
-MISTRAL3 = replace(LLAVA, model_types=("mistral3",), texts=("mistral", "ministral3"), towers=_VISION, text_ties=False)
+MISTRAL3 = replace(
+    LLAVA,
+    model_types=("mistral3",),
+    texts=("mistral", "ministral3", "mistral4"),
+    towers=_VISION,
+    text_ties=False,
+)
 ARIA = replace(
     MISTRAL3,
     model_types=("aria",),
@@ -375,6 +381,20 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "head_dim": 128,
         "intermediate_size": 14336,
         "rms_norm_eps": 1e-05,
+    },
+    "mistral4": {
+        "hidden_size": 4096,
+        "num_hidden_layers": 36,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "intermediate_size": 12288,
+        "moe_intermediate_size": 2048,
+        "n_routed_experts": 128,
+        "kv_lora_rank": 256,
+        "qk_nope_head_dim": 64,
+        "qk_rope_head_dim": 64,
+        "v_head_dim": 128,
+        "rms_norm_eps": 1e-06,
     },
     "persimmon": {
         "hidden_size": 4096,

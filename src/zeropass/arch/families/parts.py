@@ -41,6 +41,13 @@ WINDOWS: Mapping[str, tuple[str, ...]] = {
     "window_from": ("max_window_layers",),
     "layer_kinds": ("layer_types",),
 }
+_ROPES = ("rope_parameters", "rope_scaling")
+GROWTH = {
+    "growth": tuple(f"{rope}.llama_4_scaling_beta" for rope in _ROPES),
+    "growth_length": tuple(f"{rope}.original_max_position_embeddings" for rope in _ROPES),
+}
+"""The growth of the queries of Mistral's models with their position."""
+
 ROTARY_SHARE = {"rotary_share": ("rope_parameters.partial_rotary_factor", "partial_rotary_factor")}
 GRANITE_FACTORS = {
     "attention_scale": ("attention_multiplier",),
