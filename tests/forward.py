@@ -91,6 +91,7 @@ def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
     with _hooks(hf, forward), _softmax(forward, len(ids)):
         if hf.config.is_encoder_decoder:
             more |= {"decoder_input_ids": ids, "output_attentions": True}
+            more |= {"decoder_position_ids": more["position_ids"]} if "position_ids" in more else {}
         forward.result = hf(inputs(hf, ids), output_hidden_states=True, **more)
     return forward
 

@@ -35,6 +35,9 @@ _FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "f
 _GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
 _T5 = {"vocab_size": VOCAB, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
 _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buckets": 8}
+_T5GEMMA = {"encoder": _GEMMA | {"sliding_window": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}}
+_T5GEMMA |= {"decoder": _T5GEMMA["encoder"] | {"num_hidden_layers": 3, "intermediate_size": 44, "head_dim": 10}}
+_T5GEMMA |= {"tie_word_embeddings": False, "vocab_size": VOCAB}
 _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
@@ -662,6 +665,8 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "UMT5Config",
         _T5 | {"stack": "decoder", "feed_forward_proj": "relu", "tie_word_embeddings": False},
     ),
+    "t5gemma-encoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "encoder"}),
+    "t5gemma-decoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "decoder"}),
     "t5-gated-encoder": (
         "T5ForConditionalGeneration",
         "T5Config",

@@ -87,7 +87,7 @@ class Case:
 
     def bare(self, ids: Tensor, **more: Any) -> Forward:
         """Run the model without position embeddings and without what a decoder reads from an encoder."""
-        zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
+        zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj", "cross_attn.o_proj")
         computed = self.model.family.sinusoids  # RoFormer keeps the sines of its rotations as a parameter
         tables = [
             p
@@ -326,7 +326,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
     for head in range(dims.heads):
         q = head_states(frames, f"{cross}q", layer, head, x)
         k = head_states(frames, f"{cross}k", layer, head, y)
-        if dims.rope:
+        if dims.rope and not cross:
             frequencies = frames.frequencies(layer)
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
             if (gain := turned_gain(model, layer)) is not None:  # then each side is turned by its own position
@@ -622,7 +622,7 @@ SPOILS: dict[str, Spoil] = {
     **{f"no {name}": without(name) for name in ("q_norm", "k_norm", "embed_norm", "attn_norm_bias", "ff_norm_bias")},
     **{
         f"no {name}": without(name)
-        for name in ("cross_norm", "memory_norm", "cross_q_bias", "cross_v_bias", "cross_o_bias")
+        for name in ("cross_norm", "cross_post_norm", "memory_norm", "cross_q_bias", "cross_v_bias", "cross_o_bias")
     },
     "no mixer_norm": without("mixer_norm"),
     "inputs of a mixer swapped": swapped("mixer_in_update", "mixer_in_decay"),

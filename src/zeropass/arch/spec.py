@@ -189,6 +189,8 @@ class Layout(ShortRepr):
         harmless: Regular expressions of keys that change nothing in this family, beyond those in `keys`; of a GGUF file
             without the name of the architecture.
         only_with: A tensor by which a file of this layout is known, where several have the same configuration.
+        stacks: Keys of the configurations of an encoder-decoder's stacks, where each has one of its own: that of this
+            stack first.
     """
 
     format: Format
@@ -208,6 +210,7 @@ class Layout(ShortRepr):
     defaults: Mapping[str, object] = field(default_factory=dict)
     harmless: tuple[str, ...] = ()
     only_with: str = ""
+    stacks: tuple[str, ...] = ()
 
     @property
     def queries(self) -> Stored:
