@@ -62,7 +62,7 @@ class Forward:
         # multimodal ones
         for prefix in (self.model.prefix, "", "model.", "model.language_model."):
             for name in (
-                (prefix + tensor).removesuffix(".wg"),
+                (prefix + tensor).removesuffix(".wg").removesuffix(".classifier"),
                 prefix + tensor,
                 (prefix + tensor).replace("block_sparse_moe", "mlp"),
                 (prefix + tensor).removesuffix(".layer"),

@@ -35,6 +35,7 @@ _FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "f
 _GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
 _T5 = {"vocab_size": VOCAB, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
 _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buckets": 8}
+_SWITCH = _T5 | {"num_experts": 4, "router_bias": True, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 3}
 _T5GEMMA = {"encoder": _GEMMA | {"sliding_window": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}}
 _T5GEMMA |= {"decoder": _T5GEMMA["encoder"] | {"num_hidden_layers": 3, "intermediate_size": 44, "head_dim": 10}}
 _T5GEMMA |= {"tie_word_embeddings": False, "vocab_size": VOCAB}
@@ -664,6 +665,16 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "UMT5ForConditionalGeneration",
         "UMT5Config",
         _T5 | {"stack": "decoder", "feed_forward_proj": "relu", "tie_word_embeddings": False},
+    ),
+    "switch_transformers-encoder": (
+        "SwitchTransformersForConditionalGeneration",
+        "SwitchTransformersConfig",
+        _SWITCH | {"stack": "encoder"},
+    ),
+    "switch_transformers-decoder": (
+        "SwitchTransformersForConditionalGeneration",
+        "SwitchTransformersConfig",
+        _SWITCH | {"stack": "decoder"},
     ),
     "t5gemma-encoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "encoder"}),
     "t5gemma-decoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "decoder"}),

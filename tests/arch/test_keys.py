@@ -99,6 +99,7 @@ def output(hf: Any, case: Case) -> torch.Tensor:
         logits: torch.Tensor = result["logits"] if "logits" in result else result[0]
     elif case.model.family.crosses:
         memory = BaseModelOutput(last_hidden_state=torch.randn(2, 4, 24, generator=draw))
+        memory.router_logits = None  # of Switch Transformers
         logits = hf(encoder_outputs=memory, decoder_input_ids=ids).logits
     else:
         logits = hf.get_encoder()(ids).last_hidden_state

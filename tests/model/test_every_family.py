@@ -211,6 +211,8 @@ def mlp_output(case: Case, layer: int) -> Tensor:
 def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the logits of a router, and the weights and numbers of the experts that it chose."""
     gave = case.text.gave(ROUTER, layer)
+    if gave[0].shape == gave[2].shape:  # Switch Transformers give a one for the expert, its weight and the logits
+        return tuple(values.flatten(0, -2) for values in (gave[2], gave[1], gave[0].argmax(-1, keepdim=True)))  # type: ignore[return-value]
     if len(gave) == 3:
         return gave  # type: ignore[no-any-return]
     shares, logits = gave  # Llama 4 gives the weights of all experts

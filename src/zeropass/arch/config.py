@@ -345,11 +345,14 @@ class _Reader:
         if (routed := self.value("routed_layers")) is not None:
             return tuple(layer for layer in range(layers) if layer not in self._numbers("routed_layers", routed))
         listed = self._numbers("dense_layers", self.value("dense_layers") or ())
-        first, period = self.count("dense_first"), self.size("routed_every")
+        first, period = self.count("dense_first"), self.size("routed_every") or self._spread(layers)
         last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
-        period = period or 1
         offset = period - 1 if self.value("routed_offset") is None else self.count("routed_offset")
         return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n - offset) % period)
+
+    def _spread(self, layers: int) -> int:
+        """Return the period of the layers with experts where a configuration counts these; 1 where it does not."""
+        return max(layers // max(self.count("routed_count"), 1), 1) if "routed_count" in self.layout.config else 1
 
     def counted_layers(self) -> int | None:
         """Return the number of layers of a hybrid whose configuration only lists their types."""

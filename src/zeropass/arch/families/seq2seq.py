@@ -168,6 +168,64 @@ UMT5_DECODER = _umt5(T5_DECODER, ("relu",))
 UMT5_GATED_DECODER = _umt5(T5_GATED_DECODER, (*_T5_GATED, None))
 
 
+def _switch(record: Family, stack: str, layer: int, layers: str) -> Family:
+    """Return a record of T5 in which some layers have experts, one for each token.
+
+    Args:
+        record: The record.
+        stack: The name of the stack.
+        layer: The number of the MLP among the parts of a block.
+        layers: The key of the number of layers.
+    """
+    layout = record.layouts[0]
+    mlp = f"{stack}.block.{{layer}}.layer.{layer}.mlp."
+    expert, dense = _plain(mlp + "experts.expert_{expert}"), _plain(mlp.removesuffix("."))
+    return replace(
+        record,
+        name="switch_transformers",
+        model_types=("switch_transformers",),
+        layouts=(
+            replace(
+                layout,
+                config={
+                    **layout.config,
+                    "layers": (layers,),
+                    "dense_neurons": ("d_ff",),
+                    "experts": ("num_experts",),
+                    "routed_every": (f"{stack}_sparse_step",),
+                    "routed_count": (f"num_sparse_{stack}_layers",),
+                    "logits_scaled": ("tie_word_embeddings",),
+                },
+                tensors={
+                    **{name: stored for name, stored in layout.tensors.items() if name not in ("key", "value")},
+                    **{name: replace(stored, layers="routed") for name, stored in expert.items()},
+                    **{f"dense_{name}": replace(stored, layers="dense") for name, stored in dense.items()},
+                    "router": Stored(f"{mlp}router.classifier.weight", layers="routed"),
+                    "router_bias": Stored(f"{mlp}router.classifier.bias", layers="routed"),
+                },
+                optional=(*layout.optional, "router_bias"),
+                switches={"router_bias": (("router_bias",), False)},
+                constants={"routed_offset": 1},
+                defaults={"routed_count": 3, "layers": 12, "experts": 8},
+                harmless=(*_T5_HARMLESS, *_SWITCH_HARMLESS),
+            ),
+        ),
+        when={**record.when, "feed_forward_proj": ("relu", None), "router_dtype": ("float32", None)},
+        notes=(
+            *record.notes,
+            "a text that sends more tokens than expert_capacity to an expert leaves the last without",
+        ),
+    )
+
+
+_SWITCH_HARMLESS = (
+    *("num_layers", "num_sparse_(encoder|decoder)_layers", "(encoder|decoder)_sparse_step"),  # of the other stack
+    *("add_router_probs", "expert_capacity"),
+)
+SWITCH_ENCODER = _switch(T5_ENCODER, "encoder", 1, "num_layers")
+SWITCH_DECODER = _switch(T5_DECODER, "decoder", 2, "num_decoder_layers")
+
+
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
     """Return the four matrices of one attention module of BART, with their biases."""
     return {
@@ -469,6 +527,8 @@ FAMILIES: tuple[Family, ...] = (
     UMT5_GATED_ENCODER,
     UMT5_DECODER,
     UMT5_GATED_DECODER,
+    SWITCH_ENCODER,
+    SWITCH_DECODER,
     BART_ENCODER,
     BART_DECODER,
     PLBART_ENCODER,
