@@ -88,7 +88,7 @@ def _call(calls: list[Any], layer: int) -> Any:
 def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
     """Run the model on (batch, length) ids and record its activations."""
     forward = Forward(model, hf)
-    with _hooks(hf, forward), _softmax(forward, len(ids)):
+    with _hooks(hf, forward), _softmax(forward, *ids.shape):
         if hf.config.is_encoder_decoder:
             more |= {"decoder_input_ids": ids, "output_attentions": True}
             more |= {"decoder_position_ids": more["position_ids"]} if "position_ids" in more else {}
@@ -127,13 +127,30 @@ def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
         yield
 
 
+HIDDEN = -1e10
+"""An attention logit that leaves a key without a weight."""
+
+
+def unblocked(x: Tensor, tokens: int, outside: float = 0.0) -> Tensor:
+    """Return attention (batch, heads, queries, keys) from blocks of queries that see three blocks of keys (LongT5)."""
+    batch, blocks, heads, size, _ = x.shape
+    full = x.new_full((batch, heads, blocks * size, (blocks + 2) * size), outside)
+    for block in range(blocks):
+        rows, seen = slice(block * size, (block + 1) * size), slice(block * size, (block + 3) * size)
+        full[:, :, rows, seen] = x[:, block, ..., : 3 * size]
+    return full[..., :tokens, size : size + tokens]
+
+
 @contextmanager
-def _softmax(forward: Forward, batch: int) -> Iterator[None]:
+def _softmax(forward: Forward, batch: int, tokens: int) -> Iterator[None]:
     """Record inputs and outputs of every softmax of attention: those over four axes, or over three with all heads."""
     plain = nn.functional.softmax
 
     def tapped(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         weights = plain(x, *args, **kwargs)
+        if x.ndim == 5:
+            forward.logits.append(unblocked(x, tokens, HIDDEN))
+            forward.weights.append(unblocked(weights, tokens))
         if x.ndim == 4 or (x.ndim == 3 and not forward.model.family.routed):
             shape = (batch, -1, *x.shape[-2:])
             forward.logits.append(x.clone().reshape(shape))

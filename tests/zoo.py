@@ -35,6 +35,7 @@ _FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "f
 _GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
 _T5 = {"vocab_size": VOCAB, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
 _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buckets": 8}
+_LONGT5 = _T5 | {"local_radius": 2, "is_encoder_decoder": True}
 _SWITCH = _T5 | {"num_experts": 4, "router_bias": True, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 3}
 _T5GEMMA = {"encoder": _GEMMA | {"sliding_window": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}}
 _T5GEMMA |= {"decoder": _T5GEMMA["encoder"] | {"num_hidden_layers": 3, "intermediate_size": 44, "head_dim": 10}}
@@ -676,6 +677,13 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "SwitchTransformersConfig",
         _SWITCH | {"stack": "decoder"},
     ),
+    "longt5-encoder": ("LongT5ForConditionalGeneration", "LongT5Config", _LONGT5 | {"stack": "encoder"}),
+    "longt5-sums-encoder": (
+        "LongT5ForConditionalGeneration",
+        "LongT5Config",
+        _LONGT5 | {"stack": "encoder", "encoder_attention_type": "transient-global", "feed_forward_proj": "gated-gelu"},
+    ),
+    "longt5-decoder": ("LongT5ForConditionalGeneration", "LongT5Config", _LONGT5 | {"stack": "decoder"}),
     "t5gemma-encoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "encoder"}),
     "t5gemma-decoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "decoder"}),
     "t5-gated-encoder": (
@@ -704,6 +712,9 @@ HYBRIDS = [
     in ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "bamba", "granitemoehybrid", "nemotron_h")
 ]
 """The entries with mixers, whose forward pass on a text is not modelled."""
+PARTLY_RUN = ["longt5-sums-encoder"]
+"""The entries that compute more for a long text than is modelled."""
+NOT_RUN = [*DECODERS, *HYBRIDS, *PARTLY_RUN]
 
 
 def tiny_model(name: str, seed: int = 0) -> PreTrainedModel:

@@ -272,6 +272,7 @@ class Family(ShortRepr):
         layer_types: The parts of each type of layer of a hybrid, by the name that configurations have for it. Where
             they list the layers with attention instead, the first type is that of the others, the second theirs.
             ``dense`` stands for an MLP in a layer without experts.
+        not_run: What a text's forward pass computes beyond what is read, as a clause; such a model is not run.
         notes: Sentences on what is not modelled exactly, for `zeropass families`.
     """
 
@@ -307,6 +308,7 @@ class Family(ShortRepr):
     router_scales_input: bool = False
     mixer: MixerKind | Literal[""] = ""
     layer_types: Mapping[str, tuple[Site | Literal["dense"], ...]] = field(default_factory=dict)
+    not_run: str = ""
     notes: tuple[str, ...] = ()
 
     @property

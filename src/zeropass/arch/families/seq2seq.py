@@ -226,6 +226,52 @@ SWITCH_ENCODER = _switch(T5_ENCODER, "encoder", 1, "num_layers")
 SWITCH_DECODER = _switch(T5_DECODER, "decoder", 2, "num_decoder_layers")
 
 
+_LONG_KEYS = ("local_radius", "global_block_size", "encoder_attention_type")
+
+
+def _long(record: Family, module: str = "", kind: tuple[object, ...] = ()) -> Family:
+    """Return a record of T5 as LongT5 has it: tokens of its encoder attend to a window.
+
+    Args:
+        record: The record.
+        module: The name of the encoder's attention; empty for a decoder, which is T5's.
+        kind: The values of ``encoder_attention_type``.
+    """
+    layout = replace(record.layouts[0], harmless=(*record.layouts[0].harmless, *_LONG_KEYS))
+    if not module:
+        return replace(record, name="longt5", model_types=("longt5",), layouts=(layout,))
+    tensors = {
+        name: replace(stored, name=stored.name.replace("SelfAttention", module))
+        for name, stored in layout.tensors.items()
+    }
+    block_sums = rf"encoder\.block\.\d+\.layer\.0\.{module}\.global_\w+\.weight"
+    layout = replace(
+        layout,
+        config={**layout.config, "window": ("local_radius",)},
+        tensors=tensors,
+        constants={"window_inclusive": True},
+        defaults={"window": 127},
+        unread=(*layout.unread, block_sums),
+    )
+    return replace(
+        record,
+        name="longt5",
+        model_types=("longt5",),
+        layouts=(layout,),
+        when={**record.when, "encoder_attention_type": kind},
+        not_run="" if None in kind else _BLOCK_SUMS,
+        notes=record.notes if None in kind else (*record.notes, f"{_BLOCK_SUMS}: their norm and bias are not read"),
+    )
+
+
+_BLOCK_SUMS = "tokens of a text of global_block_size tokens and more also attend to the sums of its blocks"
+_LOCAL, _TRANSIENT = ("LocalSelfAttention", ("local", None)), ("TransientGlobalSelfAttention", ("transient-global",))
+LONGT5 = (
+    *(_long(record, *kind) for record in (T5_ENCODER, T5_GATED_ENCODER) for kind in (_LOCAL, _TRANSIENT)),
+    *(_long(record) for record in (T5_DECODER, T5_GATED_DECODER)),
+)
+
+
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
     """Return the four matrices of one attention module of BART, with their biases."""
     return {
@@ -529,6 +575,7 @@ FAMILIES: tuple[Family, ...] = (
     UMT5_GATED_DECODER,
     SWITCH_ENCODER,
     SWITCH_DECODER,
+    *LONGT5,
     BART_ENCODER,
     BART_DECODER,
     PLBART_ENCODER,
