@@ -43,6 +43,8 @@ _T5GEMMA |= {"tie_word_embeddings": False, "vocab_size": VOCAB}
 _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
+_LED = {key: value for key, value in _BART.items() if key not in ("scale_embedding", "max_position_embeddings")}
+_LED |= {"attention_window": 6, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64}
 _MARIAN = _BART | {"pad_token_id": 0, "decoder_start_token_id": 0}
 _AUDIO = {key: value for key, value in _BART.items() if key != "max_position_embeddings"} | {"max_target_positions": 64}
 _WHISPER = _AUDIO | {
@@ -611,6 +613,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert-generation": ("BertGenerationDecoder", "BertGenerationConfig", _THREE | {"is_decoder": True}),
     "bert-generation-encoder": ("BertGenerationDecoder", "BertGenerationConfig", _THREE),
     "big_bird": ("BigBirdForMaskedLM", "BigBirdConfig", _THREE | {"rescale_embeddings": True}),
+    "longformer": ("LongformerForMaskedLM", "LongformerConfig", _THREE | {"pad_token_id": 1, "attention_window": 6}),
     "ibert": ("IBertForMaskedLM", "IBertConfig", _THREE | {"pad_token_id": 1}),
     "splinter": ("SplinterForQuestionAnswering", "SplinterConfig", _THREE | {"question_token_id": VOCAB}),
     "dpr": ("DPRContextEncoder", "DPRConfig", _THREE),
@@ -635,6 +638,10 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),
     "plbart-encoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "encoder"}),
     "plbart-decoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "decoder"}),
+    "mvp-encoder": ("MvpForConditionalGeneration", "MvpConfig", _BART | {"stack": "encoder"}),
+    "mvp-decoder": ("MvpForConditionalGeneration", "MvpConfig", _BART | {"stack": "decoder"}),
+    "led-encoder": ("LEDForConditionalGeneration", "LEDConfig", _LED | {"stack": "encoder"}),
+    "led-decoder": ("LEDForConditionalGeneration", "LEDConfig", _LED | {"stack": "decoder"}),
     "mbart-encoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "encoder"}),
     "mbart-decoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "decoder"}),
     "blenderbot-encoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "encoder"}),

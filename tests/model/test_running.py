@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from forward import loaded_name, unblocked
+from forward import loaded_name, unbanded, unblocked
 from tiny import TOKENS, error, save
 from zeropass.arch.spec import Site
 from zeropass.errors import CannotRun
@@ -110,6 +110,8 @@ def test_attention_weights_are_those_of_transformers(name: str, tmp_path: Path) 
     for (block, queries, keys), attention in zip(sides, true, strict=True):
         weights = block.weights(block.heads(queries[:, at]), block.heads(keys), at)
         attention = unblocked(attention, LENGTH) if attention.ndim == 5 else attention
+        banded = hasattr(hf.config, "attention_window")
+        attention = unbanded(attention.transpose(1, 2), LENGTH) if banded else attention
         assert error(weights, attention[:, :, at]) < TOLERANCE, block.layer
 
 

@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
+from zeropass.arch.families.encoders import GLOBAL_TOKENS
 from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 
@@ -382,6 +383,64 @@ PLBART_ENCODER = replace(BART_ENCODER, name="plbart", model_types=("plbart",), c
 PLBART_DECODER = replace(BART_DECODER, name="plbart", model_types=("plbart",), config=_PLBART)
 
 
+_LED_HARMLESS = ("max_(encoder|decoder)_position_embeddings", "attention_window")
+_LED_ATTENTION = "encoder.layers.{layer}.self_attn."
+_LED_HF = BART_ENCODER.layouts[0]
+LED_ENCODER = replace(
+    BART_ENCODER,
+    name="led",
+    model_types=("led",),
+    layouts=(
+        replace(
+            _LED_HF,
+            prefixes=("led.", ""),
+            config={**_LED_HF.config, "window": ("attention_window",)},
+            tensors={
+                **_LED_HF.tensors,
+                **weight_and_bias("q", _LED_ATTENTION + "longformer_self_attn.query"),
+                **weight_and_bias("k", _LED_ATTENTION + "longformer_self_attn.key"),
+                **weight_and_bias("v", _LED_ATTENTION + "longformer_self_attn.value"),
+                **weight_and_bias("o", _LED_ATTENTION + "output", transpose=True),
+            },
+            unread=(
+                *_LED_HF.unread,
+                r"encoder\.layers\.\d+\.self_attn\.longformer_self_attn\.(query|key|value)_global\.(weight|bias)",
+            ),
+            constants={"window_of_both_sides": True},
+            defaults={"window": 512},
+            harmless=(*_BART_HARMLESS, *_LED_HARMLESS),
+        ),
+    ),
+    first_position=0,
+    notes=(*BART_ENCODER.notes[:1], GLOBAL_TOKENS),
+)
+LED_DECODER = replace(
+    BART_DECODER,
+    name="led",
+    model_types=("led",),
+    layouts=(
+        replace(
+            BART_DECODER.layouts[0],
+            prefixes=("led.", ""),
+            harmless=(*_BART_HARMLESS, *_LED_HARMLESS),
+        ),
+    ),
+    first_position=0,
+    notes=BART_DECODER.notes[:1],
+)
+
+
+def _without_prompts(record: Family) -> Family:
+    """Return a record of BART as one of MVP without prompts."""
+    layout = replace(record.layouts[0], harmless=(*_BART_HARMLESS, "prompt_length", "prompt_mid_dim"))
+    when = {**record.when, "use_prompt": (False, None)}
+    return replace(record, name="mvp", model_types=("mvp",), layouts=(layout,), when=when)
+
+
+MVP_ENCODER = _without_prompts(BART_ENCODER)
+MVP_DECODER = _without_prompts(BART_DECODER)
+
+
 def _normed_before(record: Family, name: str, stack: str, *left_out: str) -> Family:
     """Return a record of BART with norms before its blocks and behind the last one, as mBART has them."""
     layout = record.layouts[0]
@@ -580,6 +639,10 @@ FAMILIES: tuple[Family, ...] = (
     BART_DECODER,
     PLBART_ENCODER,
     PLBART_DECODER,
+    MVP_ENCODER,
+    MVP_DECODER,
+    LED_ENCODER,
+    LED_DECODER,
     MBART_ENCODER,
     MBART_DECODER,
     BLENDERBOT_ENCODER,
