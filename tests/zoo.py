@@ -91,6 +91,9 @@ _GROUPED_ROUTING = {key: value for key, value in _GROUPED.items() if key != "fir
 _LATENT = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "rms_norm_eps": 1e-2, "kv_lora_rank": 14}
 _LATENT |= {"qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+_SOUND = {"hidden_size": 16, "num_blocks": 1, "num_attention_heads": 2, "intermediate_size": 20}
+_SOUND |= {"input_size": 16, "nemo_conv_channels": 16, "ext_pw_out_channel": 16}
+_SOUND |= {"depthwise_separable_out_channel": 16, "feature_layer": -1}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
 _QWEN_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24}
@@ -189,6 +192,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GEMMA | {"sliding_window": 3, "sliding_window_pattern": 2, "rope_parameters": _TWO_ROPES},
     ),
     "phi3": ("Phi3ForCausalLM", "Phi3Config", _GQA | {"rms_norm_eps": 1e-2}),
+    "phi3-multimodal": (
+        "Phi4MultimodalForCausalLM",
+        "Phi4MultimodalConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "tie_word_embeddings": False}
+        | {"vision_config": _VISION | {"image_size": 8, "patch_size": 4, "crop_size": 8, "feature_layer": -1}}
+        | {"audio_config": _SOUND},
+    ),
     "olmo": ("OlmoForCausalLM", "OlmoConfig", _GQA | {"attention_bias": True, "clip_qkv": 0.7}),
     "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True}),
     "mixtral": ("MixtralForCausalLM", "MixtralConfig", _WIDE | _EXPERTS | {"num_local_experts": 5}),

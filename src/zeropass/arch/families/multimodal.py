@@ -340,7 +340,6 @@ NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "gemma4": "it adds an embedding in every layer",
     "mllama": "some of its layers read images alone",
-    "phi4_multimodal": "its text model has adapters of its own for images and sound",
     "qwen3_omni_moe": _STACKED,
 }
 """Multimodal models that are well known and not read, each with the reason."""
