@@ -159,6 +159,12 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "qwen2_5_omni_thinker": _model(
         "Qwen2_5OmniThinker", _TEXT | _MROPE, _WINDOWED, audio_config=_AUDIO | _MEL | {"output_dim": 24, "n_window": 2}
     ),
+    "qwen3_omni_moe_thinker": _model(
+        "Qwen3OmniMoeThinker",
+        _TEXT | _MROPE | _ROUTED | {"num_experts": 5},
+        _DEEP | {"num_position_embeddings": 16},
+        audio_config=_AUDIO | _MEL | {"output_dim": 24, "n_window": 2, "downsample_hidden_size": 8},
+    ),
     "qwen2_audio": (
         "Qwen2AudioForConditionalGeneration",
         "Qwen2AudioConfig",

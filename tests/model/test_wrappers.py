@@ -146,10 +146,10 @@ def test_every_tensor_is_read_or_belongs_to_a_named_part(case: tuple[Any, Path, 
 
 
 def test_every_known_wrapper_is_tested() -> None:
-    """Two more are the layouts of their authors' code, and one holds another; they have tests of their own."""
+    """Two more are the layouts of their authors' code, and two hold another; they have tests of their own."""
     known = {name for wrapper in WRAPPERS for name in wrapper.model_types}
     tested = {getattr(transformers, config).model_type for _, config, _ in MULTIMODAL.values()}
-    assert known - tested == {"internvl_chat", "multi_modality", "qwen2_5_omni"}
+    assert known - tested == {"internvl_chat", "multi_modality", "qwen2_5_omni", "qwen3_omni_moe"}
     assert tested <= known
     assert len(known) == sum(len(wrapper.model_types) for wrapper in WRAPPERS)
 
@@ -193,14 +193,17 @@ def test_layouts_of_other_authors_are_read(
     assert unread == {part.partition(".")[0] for part in parts}
 
 
-def test_the_thinker_of_a_model_that_speaks_is_read(made: Callable[[str], Any], tmp_path: Path) -> None:
-    hf, files, _ = made("qwen2_5_omni_thinker")
+@pytest.mark.parametrize(("name", "sound"), [("qwen2_5_omni", "token2wav"), ("qwen3_omni_moe", "code2wav")])
+def test_the_thinker_of_a_model_that_speaks_is_read(
+    name: str, sound: str, made: Callable[[str], Any], tmp_path: Path
+) -> None:
+    hf, files, _ = made(f"{name}_thinker")
     folder = Path(shutil.copytree(files, tmp_path / "omni"))
     thinker = json.loads((folder / "config.json").read_text())
-    config = {"model_type": "qwen2_5_omni", "thinker_config": thinker, "talker_config": {}, "token2wav_config": {}}
-    model = open_model(relabelled(folder, "thinker.", config, "talker.model.norm.weight", "token2wav.dit.weight"))
+    config = {"model_type": name, "thinker_config": thinker, "talker_config": {}, f"{sound}_config": {}}
+    model = open_model(relabelled(folder, "thinker.", config, "talker.model.norm.weight", f"{sound}.dit.weight"))
     assert error(hf, model) < TOLERANCE
-    parts = ["thinker.visual", "thinker.audio_tower", "talker", "token2wav"]
+    parts = ["thinker.visual", "thinker.audio_tower", "talker", sound]
     assert [part["tower"] for part in model.info()["towers_unread"]] == parts
     assert model.info()["tensors_unread"] == []
 

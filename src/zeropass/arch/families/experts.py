@@ -242,6 +242,14 @@ QWEN3_VL_MOE = replace(
     notes=MROPE,
 )
 
+QWEN3_OMNI_MOE = replace(
+    QWEN3_MOE,
+    model_types=("qwen3_omni_moe_text",),
+    layouts=(replace(QWEN3_MOE.layouts[0], config=QWEN3_VL_MOE.layouts[0].config),),
+    config={**QWEN3_MOE.config, "router_normed": True, "rope_theta": 1000000.0},
+    notes=MROPE,
+)
+
 _ARIA_JOINT = f"{_MLP}.experts.fc1.weight[{{expert}}]"
 ARIA = replace(
     LLAMA,
@@ -558,6 +566,7 @@ FAMILIES = (
     MIXTRAL,
     QWEN3_MOE,
     QWEN3_VL_MOE,
+    QWEN3_OMNI_MOE,
     HUNYUAN_MOE,
     MELLUM,
     ARIA,

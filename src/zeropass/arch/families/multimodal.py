@@ -203,6 +203,22 @@ QWEN2_5_OMNI = replace(
     config="thinker_config.text_config",
     others=(*QWEN2_5_OMNI_THINKER.others, "talker_config", "token2wav_config"),
 )
+QWEN3_OMNI_MOE_THINKER = replace(
+    QWEN2_5_OMNI_THINKER,
+    model_types=("qwen3_omni_moe_thinker",),
+    texts=("qwen3_omni_moe_text",),
+)
+QWEN3_OMNI_MOE = replace(
+    QWEN2_5_OMNI,
+    model_types=("qwen3_omni_moe",),
+    texts=("qwen3_omni_moe_text",),
+    towers={
+        **{f"thinker.{tower}": what for tower, what in QWEN3_OMNI_MOE_THINKER.towers.items()},
+        "talker": "model of speech",
+        "code2wav": "decoder of sound",
+    },
+    others=(*QWEN3_OMNI_MOE_THINKER.others, "talker_config", "code2wav_config"),
+)
 QWEN2_AUDIO = Wrapper(
     model_types=("qwen2_audio",),
     texts=("qwen2",),
@@ -325,6 +341,8 @@ WRAPPERS = (
     MINICPMV4_6,
     QWEN2_5_OMNI_THINKER,
     QWEN2_5_OMNI,
+    QWEN3_OMNI_MOE_THINKER,
+    QWEN3_OMNI_MOE,
     QWEN2_AUDIO,
     VOXTRAL,
     AUDIO_FLAMINGO3,
@@ -335,12 +353,10 @@ WRAPPERS = (
     MULTI_MODALITY,
 )
 
-_STACKED = "its experts are stored in one tensor"
 NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "gemma4": "it adds an embedding in every layer",
     "mllama": "some of its layers read images alone",
-    "qwen3_omni_moe": _STACKED,
 }
 """Multimodal models that are well known and not read, each with the reason."""
 
@@ -451,6 +467,16 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "rms_norm_eps": 1e-06,
         "moe_intermediate_size": 1408,
         "num_experts": 60,
+    },
+    "qwen3_omni_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "rms_norm_eps": 1e-06,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
     },
     "exaone4": {
         "hidden_size": 4096,
