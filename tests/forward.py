@@ -22,6 +22,7 @@ class Forward:
     hf: Any
     into: dict[str, list[Tensor]] = field(default_factory=dict)
     out: dict[str, list[Any]] = field(default_factory=dict)
+    tokens: int = 0
     logits: list[Tensor] = field(default_factory=list)
     weights: list[Tensor] = field(default_factory=list)
     result: Any = None
@@ -49,11 +50,21 @@ class Forward:
 
     def took(self, what: str, layer: int = 0) -> Tensor:
         """Return the input of the module that holds a canonical tensor; layers that share it call it once each."""
-        return _call(self.into[self.name(what, layer)], layer)
+        return self._unpadded(_call(self.into[self.name(what, layer)], layer))
 
     def gave(self, what: str, layer: int = 0) -> Any:
         """Return the output of the module that holds a canonical tensor."""
-        return _call(self.out[self.name(what, layer)], layer)
+        return self._unpadded(_call(self.out[self.name(what, layer)], layer))
+
+    def _unpadded(self, x: Any) -> Any:
+        """Return activations (batch, tokens, width) without the padding to entire windows (Longformer)."""
+        return x[:, : self.tokens] if isinstance(x, Tensor) and x.ndim == 3 and self.window else x
+
+    @property
+    def window(self) -> int:
+        """The number of keys that a query of a Longformer sees; 0 for other models."""
+        windows = getattr(self.hf.config, "attention_window", None)
+        return windows[0] + 1 if windows else 0
 
     def name(self, what: str, layer: int = 0) -> str:
         """Return the full name of the module that holds a canonical tensor."""
@@ -63,7 +74,7 @@ class Forward:
         for prefix in (self.model.prefix, "", "model.", "model.language_model."):
             for name in (
                 (prefix + tensor).replace(".router.gate", ".router"),
-                (prefix + tensor).removesuffix(".wg"),
+                (prefix + tensor).removesuffix(".wg").removesuffix(".classifier"),
                 prefix + tensor,
                 (prefix + tensor).replace("block_sparse_moe", "mlp"),
                 (prefix + tensor).removesuffix(".layer"),
@@ -88,10 +99,11 @@ def _call(calls: list[Any], layer: int) -> Any:
 @torch.no_grad()
 def run_forward(hf: Any, model: Model, ids: Tensor, **more: Any) -> Forward:
     """Run the model on (batch, length) ids and record its activations."""
-    forward = Forward(model, hf)
-    with _hooks(hf, forward), _softmax(forward, len(ids)):
+    forward = Forward(model, hf, tokens=ids.shape[1])
+    with _hooks(hf, forward), _softmax(forward, *ids.shape):
         if hf.config.is_encoder_decoder:
             more |= {"decoder_input_ids": ids, "output_attentions": True}
+            more |= {"decoder_position_ids": more["position_ids"]} if "position_ids" in more else {}
         forward.result = hf(inputs(hf, ids), output_hidden_states=True, **more)
     return forward
 
@@ -127,13 +139,43 @@ def _hooks(hf: nn.Module, forward: Forward) -> Iterator[None]:
         yield
 
 
+HIDDEN = -1e10
+"""An attention logit that leaves a key without a weight."""
+
+
+def unblocked(x: Tensor, tokens: int, outside: float = 0.0) -> Tensor:
+    """Return attention (batch, heads, queries, keys) from blocks of queries that see three blocks of keys (LongT5)."""
+    batch, blocks, heads, size, _ = x.shape
+    full = x.new_full((batch, heads, blocks * size, (blocks + 2) * size), outside)
+    for block in range(blocks):
+        rows, seen = slice(block * size, (block + 1) * size), slice(block * size, (block + 3) * size)
+        full[:, :, rows, seen] = x[:, block, ..., : 3 * size]
+    return full[..., :tokens, size : size + tokens]
+
+
+def unbanded(x: Tensor, tokens: int, outside: float = 0.0) -> Tensor:
+    """Return attention (batch, heads, queries, keys) from that to the keys around each query (Longformer)."""
+    batch, length, heads, width = x.shape
+    full = x.new_full((batch, heads, length, length + width), outside)
+    for query in range(length):
+        full[:, :, query, query : query + width] = x[:, query]
+    return full[..., :tokens, width // 2 : width // 2 + tokens]
+
+
 @contextmanager
-def _softmax(forward: Forward, batch: int) -> Iterator[None]:
+def _softmax(forward: Forward, batch: int, tokens: int) -> Iterator[None]:
     """Record inputs and outputs of every softmax of attention: those over four axes, or over three with all heads."""
     plain = nn.functional.softmax
 
     def tapped(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         weights = plain(x, *args, **kwargs)
+        if x.ndim == 5:
+            forward.logits.append(unblocked(x, tokens, HIDDEN))
+            forward.weights.append(unblocked(weights, tokens))
+        elif x.ndim == 4 and x.shape[-1] == forward.window:
+            forward.logits.append(unbanded(x, tokens, HIDDEN))
+            forward.weights.append(unbanded(weights, tokens))
+            return weights
         if x.ndim == 4 or (x.ndim == 3 and not forward.model.family.routed):
             shape = (batch, -1, *x.shape[-2:])
             forward.logits.append(x.clone().reshape(shape))

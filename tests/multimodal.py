@@ -44,6 +44,8 @@ _HALF["rope_parameters"] |= {"partial_rotary_factor": 2 / 3}
 _GLM = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24, "image_size": 8}
 _VQ = {"embed_dim": 4, "num_embeddings": 8, "latent_channels": 4, "base_channels": 32, "channel_multiplier": [1]}
 _VQ |= {"num_res_blocks": 1, "projection_dim": 24, "image_token_embed_dim": 16, "num_patches": 4}
+_EMU = {"codebook_size": 8, "embed_dim": 4, "latent_channels": 4, "base_channels": 32, "channel_multiplier": [1]}
+_EMU |= {"num_res_blocks": 1, "attn_resolutions": [], "hidden_size": 16, "num_attention_heads": 1}
 _SAM = _VISION | {"output_channels": 8, "image_size": 64, "patch_size": 16, "mlp_dim": 20, "global_attn_indexes": [0]}
 _RESAMPLER = {"hidden_size": 24, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2}
 _RESAMPLER |= {"resampler_head_dim": 8, "num_key_value_heads": 2}
@@ -57,6 +59,12 @@ def _of(model_type: str, **more: Any) -> dict[str, Any]:
 def _model(name: str, text: dict[str, Any], vision: dict[str, Any], **more: Any) -> tuple[str, str, dict[str, Any]]:
     """Return the class, the class of the configuration and the settings of a model of images."""
     settings = {"text_config": text, "vision_config": vision, "tie_word_embeddings": False} | more
+    return f"{name}ForConditionalGeneration", f"{name}Config", settings
+
+
+def _speech(name: str, text: dict[str, Any], audio: dict[str, Any], **more: Any) -> tuple[str, str, dict[str, Any]]:
+    """Return the same of a model of speech."""
+    settings = {"text_config": text, "audio_config": audio} | more
     return f"{name}ForConditionalGeneration", f"{name}Config", settings
 
 
@@ -192,6 +200,43 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Qwen2AudioConfig",
         {"text_config": _of("qwen2"), "audio_config": _AUDIO | _MEL},
     ),
+    "audioflamingo3": _speech("AudioFlamingo3", _of("qwen2"), _VISION | _MEL),
+    "musicflamingo": _speech("MusicFlamingo", _of("qwen2"), _VISION | _MEL | {"model_type": "audioflamingo3_encoder"}),
+    "glmasr": _speech("GlmAsr", _of("llama"), _VISION | _MEL, tie_word_embeddings=False),
+    "qwen3_asr": _speech(
+        "Qwen3ASR",
+        _of("qwen3", head_dim=8),
+        _AUDIO | _MEL | {"output_dim": 24, "n_window": 2, "downsample_hidden_size": 8},
+        tie_word_embeddings=False,
+    ),
+    "fun_asr_nano": _speech(
+        "FunAsrNano",
+        _of("qwen3", head_dim=8),
+        _VISION | {"num_mel_bins": 8, "num_timestamp_prediction_layers": 1},
+        adaptor_config={"hidden_size": 24, "intermediate_size": 6, "num_attention_heads": 2, "num_hidden_layers": 1},
+        tie_word_embeddings=False,
+    ),
+    "deepseek_vl_hybrid": _model(
+        "DeepseekVLHybrid", _of("llama"), _SIGLIP, high_res_vision_config=_SAM | {"model_type": "sam_vision_model"}
+    ),
+    "lfm2_vl": _model(
+        "Lfm2Vl",
+        {name: value for name, value in _of("lfm2").items() if name != "rms_norm_eps"}
+        | {"norm_eps": 1e-2, "layer_types": ["full_attention", "full_attention"]},
+        _VISION | {"model_type": "siglip2_vision_model", "patch_size": 4, "num_patches": 4},
+        projector_hidden_size=12,
+    ),
+    "emu3": (
+        "Emu3ForConditionalGeneration",
+        "Emu3Config",
+        {
+            "text_config": _TEXT,
+            "vq_config": _EMU,
+            "vocabulary_map": {"<image>": 5, "<|extra_200|>": 6, "<|visual token 000000|>": 7},
+            "tie_word_embeddings": False,
+        },
+    ),
+    "minicpmv4_6": _model("MiniCPMV4_6", _TEXT | _HYBRID, _SIZED | {"insert_layer_id": 0}, insert_layer_id=0),
     "voxtral": (
         "VoxtralForConditionalGeneration",
         "VoxtralConfig",

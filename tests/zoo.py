@@ -40,9 +40,16 @@ _FALCON |= {"bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2, "f
 _GPT = {"vocab_size": VOCAB, "bos_token_id": 0, "eos_token_id": 0, "layer_norm_epsilon": 1e-2}
 _T5 = {"vocab_size": VOCAB, "d_model": 24, "d_kv": 6, "d_ff": 40, "num_layers": 2, "num_decoder_layers": 3}
 _T5 |= {"num_heads": 3, "layer_norm_epsilon": 1e-2, "relative_attention_num_buckets": 8}
+_LONGT5 = _T5 | {"local_radius": 2, "is_encoder_decoder": True}
+_SWITCH = _T5 | {"num_experts": 4, "router_bias": True, "num_sparse_encoder_layers": 1, "num_sparse_decoder_layers": 3}
+_T5GEMMA = {"encoder": _GEMMA | {"sliding_window": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 50.0}}}
+_T5GEMMA |= {"decoder": _T5GEMMA["encoder"] | {"num_hidden_layers": 3, "intermediate_size": 44, "head_dim": 10}}
+_T5GEMMA |= {"tie_word_embeddings": False, "vocab_size": VOCAB}
 _BART = {"vocab_size": VOCAB, "d_model": 24, "encoder_layers": 2, "decoder_layers": 3, "scale_embedding": True}
 _BART |= {"encoder_attention_heads": 3, "decoder_attention_heads": 4, "encoder_ffn_dim": 40, "decoder_ffn_dim": 44}
 _BART |= {"max_position_embeddings": 64}
+_LED = {key: value for key, value in _BART.items() if key not in ("scale_embedding", "max_position_embeddings")}
+_LED |= {"attention_window": 6, "max_encoder_position_embeddings": 64, "max_decoder_position_embeddings": 64}
 _MARIAN = _BART | {"pad_token_id": 0, "decoder_start_token_id": 0}
 _AUDIO = {key: value for key, value in _BART.items() if key != "max_position_embeddings"} | {"max_target_positions": 64}
 _WHISPER = _AUDIO | {
@@ -102,6 +109,9 @@ _LATENT = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 4, "rms_nor
 _LATENT |= {"qk_nope_head_dim": 6, "qk_rope_head_dim": 4, "v_head_dim": 5}
 _INDEXED = {"q_lora_rank": 11, "index_topk": 16, "index_n_heads": 2, "index_head_dim": 6}
 _VISION = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 20}
+_SOUND = {"hidden_size": 16, "num_blocks": 1, "num_attention_heads": 2, "intermediate_size": 20}
+_SOUND |= {"input_size": 16, "nemo_conv_channels": 16, "ext_pw_out_channel": 16}
+_SOUND |= {"depthwise_separable_out_channel": 16, "feature_layer": -1}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
 _QWEN_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24}
@@ -203,6 +213,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Phi3ForCausalLM",
         "Phi3Config",
         _GQA | _LONG | {"rms_norm_eps": 1e-2, "rope_parameters": _LONGROPE | {"partial_rotary_factor": 2 / 3}},
+    ),
+    "phi3-multimodal": (
+        "Phi4MultimodalForCausalLM",
+        "Phi4MultimodalConfig",
+        _GQA
+        | {"rms_norm_eps": 1e-2, "tie_word_embeddings": False}
+        | {"vision_config": _VISION | {"image_size": 8, "patch_size": 4, "crop_size": 8, "feature_layer": -1}}
+        | {"audio_config": _SOUND},
     ),
     "olmo": ("OlmoForCausalLM", "OlmoConfig", _GQA | {"attention_bias": True, "clip_qkv": 0.7}),
     "olmo2": ("Olmo2ForCausalLM", "Olmo2Config", _GQA | {"rms_norm_eps": 1e-2, "attention_bias": True}),
@@ -773,6 +791,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bert-generation": ("BertGenerationDecoder", "BertGenerationConfig", _THREE | {"is_decoder": True}),
     "bert-generation-encoder": ("BertGenerationDecoder", "BertGenerationConfig", _THREE),
     "big_bird": ("BigBirdForMaskedLM", "BigBirdConfig", _THREE | {"rescale_embeddings": True}),
+    "longformer": ("LongformerForMaskedLM", "LongformerConfig", _THREE | {"pad_token_id": 1, "attention_window": 6}),
     "ibert": ("IBertForMaskedLM", "IBertConfig", _THREE | {"pad_token_id": 1}),
     "splinter": ("SplinterForQuestionAnswering", "SplinterConfig", _THREE | {"question_token_id": VOCAB}),
     "dpr": ("DPRContextEncoder", "DPRConfig", _THREE),
@@ -797,6 +816,10 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "bart-decoder": ("BartForConditionalGeneration", "BartConfig", _BART | {"stack": "decoder"}),
     "plbart-encoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "encoder"}),
     "plbart-decoder": ("PLBartForConditionalGeneration", "PLBartConfig", _BART | {"stack": "decoder"}),
+    "mvp-encoder": ("MvpForConditionalGeneration", "MvpConfig", _BART | {"stack": "encoder"}),
+    "mvp-decoder": ("MvpForConditionalGeneration", "MvpConfig", _BART | {"stack": "decoder"}),
+    "led-encoder": ("LEDForConditionalGeneration", "LEDConfig", _LED | {"stack": "encoder"}),
+    "led-decoder": ("LEDForConditionalGeneration", "LEDConfig", _LED | {"stack": "decoder"}),
     "mbart-encoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "encoder"}),
     "mbart-decoder": ("MBartForConditionalGeneration", "MBartConfig", _BART | {"stack": "decoder"}),
     "blenderbot-encoder": ("BlenderbotForConditionalGeneration", "BlenderbotConfig", _BART | {"stack": "encoder"}),
@@ -829,6 +852,25 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         "UMT5Config",
         _T5 | {"stack": "decoder", "feed_forward_proj": "relu", "tie_word_embeddings": False},
     ),
+    "switch_transformers-encoder": (
+        "SwitchTransformersForConditionalGeneration",
+        "SwitchTransformersConfig",
+        _SWITCH | {"stack": "encoder"},
+    ),
+    "switch_transformers-decoder": (
+        "SwitchTransformersForConditionalGeneration",
+        "SwitchTransformersConfig",
+        _SWITCH | {"stack": "decoder"},
+    ),
+    "longt5-encoder": ("LongT5ForConditionalGeneration", "LongT5Config", _LONGT5 | {"stack": "encoder"}),
+    "longt5-sums-encoder": (
+        "LongT5ForConditionalGeneration",
+        "LongT5Config",
+        _LONGT5 | {"stack": "encoder", "encoder_attention_type": "transient-global", "feed_forward_proj": "gated-gelu"},
+    ),
+    "longt5-decoder": ("LongT5ForConditionalGeneration", "LongT5Config", _LONGT5 | {"stack": "decoder"}),
+    "t5gemma-encoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "encoder"}),
+    "t5gemma-decoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "decoder"}),
     "t5-gated-encoder": (
         "T5ForConditionalGeneration",
         "T5Config",
@@ -851,6 +893,12 @@ _WITH_MIXERS = ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "lfm2_m
 _WITH_MIXERS += ("granitemoehybrid", "nemotron_h")
 HYBRIDS = [name for name in ZOO if not name.endswith("-full") and name.partition("-")[0] in _WITH_MIXERS]
 """The entries with mixers."""
+
+PARTLY_RUN = ["longt5-sums-encoder"]
+"""The entries that compute more for a long text than is modelled."""
+
+NOT_RUN = [*DECODERS, *PARTLY_RUN]
+"""The entries whose forward pass on a text is not modelled."""
 
 UNEVEN = [name for name in ZOO if name.startswith("gemma4")]
 """The entries whose layers differ in more than the lens, and what adds vectors to a text, know."""

@@ -107,7 +107,7 @@ def test_the_notes_of_a_model_are_those_that_concern_it(name: str, opened: Calla
     for word, present in (
         ("QK-norm", model.family.qk_norm),
         ("clip_qkv", dims.clip),
-        ("soft-caps", dims.logit_cap),
+        ("soft-caps", dims.logit_cap or dims.attention_cap),
         ("windows", dims.window),
         ("distance alone", model.family.alibi or model.has("relative")),
         ("experts", dims.experts > 1),

@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from transformers import AutoConfig, PretrainedConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 import tiny
 from zeropass.arch.families import FAMILIES
@@ -57,11 +58,24 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     return case
 
 
-def fields(case: Case) -> dict[str, Any]:
-    """Return every key of the configuration class and of the saved configuration, with its value."""
-    case.hf.config.allow_global_per_layer_attribute_access = True  # sizes that some layers have otherwise
-    declared = {field.name: getattr(case.hf.config, field.name, None) for field in dataclasses.fields(case.hf.config)}
-    return declared | case.config
+def stacks(case: Case) -> tuple[str, ...]:
+    """Return the places of the keys that count: the top and, where it has a configuration of its own, the stack."""
+    return ("", *case.model.layout.stacks[:1])
+
+
+def fields(case: Case) -> Iterator[tuple[str, str, Any]]:
+    """Yield every key of the configuration class and of the saved configuration, with its place and its value."""
+    for stack in stacks(case):
+        config = getattr(case.hf.config, stack) if stack else case.hf.config
+        config.allow_global_per_layer_attribute_access = True  # sizes that some layers have otherwise
+        declared = {field.name: getattr(config, field.name, None) for field in dataclasses.fields(config)}
+        for key, value in (declared | (case.config[stack] if stack else case.config)).items():
+            yield stack, key, value
+
+
+def with_keys(config: dict[str, Any], stack: str, keys: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration with other keys of one stack, or at the top."""
+    return config | ({stack: keys} if stack else keys)
 
 
 def changed(value: Any) -> Iterator[Any]:
@@ -86,7 +100,9 @@ def output(hf: Any, case: Case) -> torch.Tensor:
         result = hf(ids)
         logits: torch.Tensor = result["logits"] if "logits" in result else result[0]
     elif case.model.family.crosses:
-        logits = hf(encoder_outputs=(torch.randn(2, 4, 24, generator=draw),), decoder_input_ids=ids).logits
+        memory = BaseModelOutput(last_hidden_state=torch.randn(2, 4, 24, generator=draw))
+        memory.router_logits = None  # of Switch Transformers
+        logits = hf(encoder_outputs=memory, decoder_input_ids=ids).logits
     else:
         logits = hf.get_encoder()(ids).last_hidden_state
     return logits
@@ -108,14 +124,15 @@ def test_harmless_keys_change_nothing(name: str, cases: Callable[[str], Case]) -
     config_type: type[PretrainedConfig] = type(case.hf.config)
     used = set(_used(case.model.family, case.model.layout))
     stated = config_type._decode_special_floats(case.config)
-    for key, value in fields(case).items():
+    for stack, key, value in fields(case):
         if key in used | OTHERWISE or key.endswith(BY_THE_TENSORS):
             continue
         for other in changed(value):
             if other == value or not is_harmless(case.model.files, case.model.layout, key, other):
                 continue
             try:
-                config = config_type.from_dict(stated | {key: other})
+                inner = stated[stack] | {key: other} if stack else {key: other}
+                config = config_type.from_dict(with_keys(stated, stack, inner))
                 config.return_dict, config.output_hidden_states = True, False
                 hf = type(case.hf)._from_config(config, attn_implementation=case.hf.config._attn_implementation)
                 hf.load_state_dict(case.hf.state_dict())
@@ -143,6 +160,14 @@ def test_a_refusal_names_the_keys(tmp_path: Path) -> None:
         open_model(str(folder))
 
 
+def with_one_key_less(config: dict[str, Any], stack: str) -> Iterator[dict[str, Any]]:
+    """Yield a configuration without each key of one stack, or at the top."""
+    keys = config[stack] if stack else config
+    for key in sorted(keys.keys() - {"model_type", "vocab_size"}):  # the table says how many tokens there are
+        less = {k: v for k, v in keys.items() if k != key}
+        yield with_keys(config, stack, less) if stack else less
+
+
 @pytest.mark.parametrize("name", sorted(ZOO))
 def test_a_missing_key_means_what_it_means_to_transformers(
     name: str, cases: Callable[[str], Case], tmp_path: Path
@@ -152,8 +177,8 @@ def test_a_missing_key_means_what_it_means_to_transformers(
     partial, full = tmp_path / "less", tmp_path / "full"
     for folder in (partial, full):
         shutil.copytree(case.folder, folder)
-    for key in sorted(case.config.keys() - {"model_type", "vocab_size"}):  # the table says how many tokens there are
-        (partial / "config.json").write_text(json.dumps({k: v for k, v in case.config.items() if k != key}))
+    for less in (config for stack in stacks(case) for config in with_one_key_less(case.config, stack)):
+        (partial / "config.json").write_text(json.dumps(less))
         try:
             model = open_model(f"{partial}{case.mark}")
         except ZeropassError:
@@ -162,8 +187,8 @@ def test_a_missing_key_means_what_it_means_to_transformers(
         try:
             true = open_model(f"{full}{case.mark}")
         except (BadModel, BadWeights) as error:
-            pytest.fail(f"{name} without {key}: read, though what transformers makes of it is refused: {error}")
-        assert (model.dims, model.family) == (true.dims, true.family), key
+            pytest.fail(f"{name}, {less}: read, though what transformers makes of it is refused: {error}")
+        assert (model.dims, model.family) == (true.dims, true.family), less
 
 
 @pytest.mark.parametrize("name", sorted(ZOO))
@@ -180,7 +205,8 @@ def looks_ahead(hf: Any, decodes: bool = False) -> bool:
         stack = hf.get_decoder() if decodes else hf.get_encoder()
     first = torch.tensor([[5, 6, 7, 8]])
     second = torch.tensor([[5, 6, 9, 8]])
-    a, b = (stack.eval()(input_ids=ids, return_dict=True).last_hidden_state[0, 0] for ids in (first, second))
+    more = {"encoder_hidden_states": torch.ones(1, 4, 24)} if decodes else {}
+    a, b = (stack.eval()(input_ids=ids, return_dict=True, **more).last_hidden_state[0, 0] for ids in (first, second))
     return not torch.allclose(a, b, atol=1e-6)
 
 
@@ -402,3 +428,22 @@ def test_layers_rotate_as_in_transformers_where_none_has_a_window(
         result = hf(text, output_hidden_states=True)
     assert model.dims.unrotated == tuple(range(model.dims.layers))
     assert tiny.error(Block(model, 0)(embedded(model, text)), result.hidden_states[1]) < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("hidden_size", 32, r"hidden_size differs between the stacks \(encoder: 32 and decoder: 24\)"),
+        ("vocab_size", 60, r"vocab_size differs between the stacks \(encoder: 60 and decoder: 61\)"),
+        ("use_foo", True, "use_foo is True"),
+        ("", None, "encoder must be an object"),
+    ],
+)
+def test_what_the_configuration_of_a_stack_says_counts(key: str, value: object, says: str, tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("t5gemma-encoder"), tmp_path / "t5gemma")
+    encoder = json.loads((folder / "config.json").read_text())["encoder"]
+    tiny.edit(folder, {"encoder": encoder | {key: value} if key else value, "rms_norm_eps": 0.5})
+    with pytest.raises((BadModel, UnknownFamily), match=says):
+        open_model(str(folder))
+    tiny.edit(folder, {"encoder": encoder | {"tie_word_embeddings": True}})
+    assert open_model(str(folder)).dims.eps == encoder["rms_norm_eps"]

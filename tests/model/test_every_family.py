@@ -88,7 +88,7 @@ class Case:
 
     def bare(self, ids: Tensor, **more: Any) -> Forward:
         """Run the model without position embeddings and without what a decoder reads from an encoder."""
-        zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj")
+        zeroed = ("wpe", "position", "EncDecAttention.o.", "encoder_attn.out_proj", "cross_attn.o_proj")
         computed = self.model.family.sinusoids  # RoFormer keeps the sines of its rotations as a parameter
         tables = [
             p
@@ -230,6 +230,8 @@ def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     gave = case.text.gave(ROUTER, layer)
     if case.model.layout.gains:  # Gemma 4's router is around the matrix
         return (gave, *case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0][1:])
+    if gave[0].shape == gave[2].shape:  # Switch Transformers give a one for the expert, its weight and the logits
+        return tuple(values.flatten(0, -2) for values in (gave[2], gave[1], gave[0].argmax(-1, keepdim=True)))  # type: ignore[return-value]
     if len(gave) == 3:
         logits, weights, experts = gave
         # this one divides here, and multiplies behind the experts
@@ -365,7 +367,7 @@ def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor,
     for head in range(dims.heads):
         q = head_states(frames, f"{cross}q", layer, head, x)
         k = head_states(frames, f"{cross}k", model.layer_of(f"{cross}k", layer), head, y)
-        if dims.rope:
+        if dims.rope and not cross:
             frequencies = frames.frequencies(layer, int(at.max()))
             rotated = torch.stack([rotate(q, column, frequencies) for column in offsets.T], 2)
             if (gain := turned_gain(model, layer)) is not None:  # then each side is turned by its own position
@@ -717,7 +719,7 @@ SPOILS: dict[str, Spoil] = {
     **{f"no {name}": without(name) for name in ("q_norm", "k_norm", "embed_norm", "attn_norm_bias", "ff_norm_bias")},
     **{
         f"no {name}": without(name)
-        for name in ("cross_norm", "memory_norm", "cross_q_bias", "cross_v_bias", "cross_o_bias")
+        for name in ("cross_norm", "cross_post_norm", "memory_norm", "cross_q_bias", "cross_v_bias", "cross_o_bias")
     },
     "no mixer_norm": without("mixer_norm"),
     "inputs of a mixer swapped": swapped("mixer_in_update", "mixer_in_decay"),

@@ -13,10 +13,10 @@ from zeropass.model.mean_field import BlockMeans, final_slope, slope
 from zeropass.model.mixers import MixerState, mixed, mixed_with_slopes
 from zeropass.model.opening import open_model
 from zeropass.numerics.projection import normed
-from zoo import DECODERS, UNEVEN, WITHOUT_LENS, ZOO, tiny_model
+from zoo import NOT_RUN, UNEVEN, WITHOUT_LENS, ZOO, tiny_model
 
 TOLERANCE = 1e-4
-FAMILIES = sorted({*ZOO} - {*DECODERS, *UNEVEN, *WITHOUT_LENS})
+FAMILIES = sorted({*ZOO} - {*NOT_RUN, *UNEVEN, *WITHOUT_LENS})
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),

@@ -151,7 +151,7 @@ def test_every_tensor_is_read_or_belongs_to_a_named_part(case: tuple[Any, Path, 
 
 
 def test_every_known_wrapper_is_tested() -> None:
-    """Two more are the layouts of their authors' code, and one holds another; they have tests of their own."""
+    """Two more are the layouts of their authors' code, and two hold another; they have tests of their own."""
     known = {name for wrapper in WRAPPERS for name in wrapper.model_types}
     tested = {getattr(transformers, config).model_type for _, config, _ in MULTIMODAL.values()}
     assert known - tested == {"internvl_chat", "multi_modality", "qwen2_5_omni", "qwen3_omni_moe"}

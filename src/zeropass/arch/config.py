@@ -9,7 +9,7 @@ from zeropass.arch.spec import ROPE_RULES, Dimensions, Family, Growth, Layout, M
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights, UnknownFamily, in_short
 
-__all__ = ["Names", "dimensions", "full_name", "looked_up", "prefix_of"]
+__all__ = ["Names", "dimensions", "full_name", "looked_up", "of_stack", "prefix_of"]
 
 Names = frozenset[str]
 
@@ -56,6 +56,37 @@ def looked_up(config: Mapping[str, Any], key: str) -> Any:
             return None
         value = value[part]
     return value
+
+
+_OF_BOTH = ("model_type", "tie_word_embeddings", "quantization_config", "id2label", "problem_type", "_name_or_path")
+"""Keys of an encoder-decoder that are about each of its stacks; those of a stack's own do not count."""
+
+
+def of_stack(files: ModelFiles, family: Family, layout: Layout) -> tuple[ModelFiles, ...]:
+    """Return the files with the configuration of one stack and, where it is one of several, with that of all.
+
+    Raises:
+        BadModel: A stack has no configuration.
+        UnknownFamily: The stacks differ in the width of their streams or in their vocabularies.
+    """
+    if not layout.stacks:
+        return (files,)
+    stacks = [looked_up(files.config, key) for key in layout.stacks]
+    for key, stack in zip(layout.stacks, stacks, strict=True):
+        if not isinstance(stack, Mapping):
+            raise BadModel(f"{files.place}: {key} must be an object, the configuration of a stack, not {stack!r}.")
+    for name in ("d", "vocab"):
+        sizes = [_Reader(replace(files, config={**stack}), family, layout).size(name) for stack in stacks]
+        if len({*sizes}) > 1:
+            stated = " and ".join(f"{key}: {size}" for key, size in zip(layout.stacks, sizes, strict=True))
+            raise UnknownFamily(
+                f"{files.place}: {layout.config[name][0]} differs between the stacks ({stated}); only those that "
+                "share a vocabulary, and whose streams are of one width, are read."
+            )
+    roots = {key.partition(".")[0] for key in layout.stacks}
+    shared = {key: value for key, value in files.config.items() if key in roots or key in _OF_BOTH}
+    own = {key: value for key, value in stacks[0].items() if key not in _OF_BOTH}
+    return replace(files, config={**own, **shared}), files
 
 
 def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, names: Names, tied: bool) -> Dimensions:
@@ -361,11 +392,14 @@ class _Reader:
         if (routed := self.value("routed_layers")) is not None:
             return tuple(layer for layer in range(layers) if layer not in self._numbers("routed_layers", routed))
         listed = self._numbers("dense_layers", self.value("dense_layers") or ())
-        first, period = self.count("dense_first"), self.size("routed_every")
+        first, period = self.count("dense_first"), self.size("routed_every") or self._spread(layers)
         last = layers - 1 if self.value("routed_last") in (None, -1) else self.count("routed_last")
-        period = period or 1
         offset = period - 1 if self.value("routed_offset") is None else self.count("routed_offset")
         return tuple(n for n in range(layers) if not first <= n <= last or n in listed or (n - offset) % period)
+
+    def _spread(self, layers: int) -> int:
+        """Return the period of the layers with experts where a configuration counts these; 1 where it does not."""
+        return max(layers // max(self.count("routed_count"), 1), 1) if "routed_count" in self.layout.config else 1
 
     def counted_layers(self) -> int | None:
         """Return the number of layers of a hybrid whose configuration only lists their types."""
@@ -513,14 +547,15 @@ class _Reader:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
 
         Gemma 3 and ModernBERT state both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``,
-        ``ModernBertConfig.sliding_window``); ModernBERT's decoder has one of them, unless it states that itself.
+        ``ModernBertConfig.sliding_window``); ModernBERT's decoder has one of them, unless it states that itself. The
+        encoder of T5Gemma leaves the token itself out of the count (``sliding_window_bidirectional_overlay``).
         """
         size, itself, reach = (self.size(name) for name in ("window", "window_itself", "reach"))
         if itself or reach:
             return itself or (reach or 0) + 1  # a token reaches so many others on either side
-        if not size or not self.value("window_of_both_sides"):
-            return size
-        return size // 2 + (not self.family.causal)  # one more, which each side counts as its own
+        if size and self.value("window_of_both_sides"):
+            size = size // 2 + (not self.family.causal)  # one more, which each side counts as its own
+        return size + 1 if size and self.value("window_inclusive") else size
 
     def _windowed(self) -> bool:
         """Tell whether a window that is named is used: Qwen names one and switches it off."""

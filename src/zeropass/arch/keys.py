@@ -141,7 +141,7 @@ def _is_neutral(neutral: Mapping[str, tuple[object, ...]], key: str, value: obje
 def _used(family: Family, layout: Layout) -> Iterator[str]:
     """Yield the keys that are read; for a key inside an object, also the key of the object."""
     yield from _READ_ELSEWHERE
-    for key in chain(*layout.config.values(), family.when, layout.switches):
+    for key in chain(*layout.config.values(), family.when, layout.switches, layout.stacks):
         yield key
         yield key.partition(".")[0]
 

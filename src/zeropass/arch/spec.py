@@ -226,6 +226,8 @@ class Layout(ShortRepr):
         only_with: A tensor by which a file of this layout is known, where several have the same configuration.
         gains: Matrices of parts that have norms of their own, as experts beside a shared MLP may: canonical matrix ->
             the gain that each of its rows is multiplied by. The norm of what they belong to then has none.
+        stacks: Keys of the configurations of an encoder-decoder's stacks, where each has one of its own: that of this
+            stack first.
     """
 
     format: Format
@@ -247,6 +249,7 @@ class Layout(ShortRepr):
     harmless: tuple[str, ...] = ()
     only_with: str = ""
     gains: Mapping[str, str] = field(default_factory=dict)
+    stacks: tuple[str, ...] = ()
 
     def offset_of(self, what: str) -> float:
         """Return the number that is added to a stored vector: `gain_offset` for a gain, else none."""
@@ -320,6 +323,7 @@ class Family(ShortRepr):
         layer_types: The parts of each type of layer of a hybrid, by the name that configurations have for it. Where
             they list the layers with attention instead, the first type is that of the others, the second theirs.
             ``dense`` stands for an MLP in a layer without experts.
+        not_run: What a text's forward pass computes beyond what is read, as a clause; such a model is not run.
         notes: Sentences on what is not modelled exactly, for `zeropass families`.
     """
 
@@ -358,6 +362,7 @@ class Family(ShortRepr):
     router_scales_input: bool = False
     mixer: MixerKind | Literal[""] = ""
     layer_types: Mapping[str, tuple[Site | Literal["dense"], ...]] = field(default_factory=dict)
+    not_run: str = ""
     notes: tuple[str, ...] = ()
 
     @property

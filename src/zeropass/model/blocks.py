@@ -696,6 +696,8 @@ def require_forward(model: Model) -> None:
         raise CannotRun(
             f"{model.name} is a decoder that reads an encoder's {what}, which a pass over its own tokens lacks{advice}."
         )
+    if model.family.not_run:
+        raise CannotRun(f"{model.name}: {model.family.not_run}, which is not modelled.")
     if model.dims.rope:
         try:
             for layer in range(model.dims.layers):

@@ -20,7 +20,7 @@ from torch import Tensor
 from zeropass._io.atomic import key_of
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.checks import check, chosen, oriented, records, refuse_quantised
-from zeropass.arch.config import Names, dimensions, full_name, prefix_of
+from zeropass.arch.config import Names, dimensions, full_name, of_stack, prefix_of
 from zeropass.arch.embeddings import settle
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, mlp_of, norm_of, notes_of, positions_of
@@ -636,6 +636,8 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     # A multimodal model masks attention itself: the tokens of a text never see those that follow.
     families = FAMILIES if wrapper is None else [family for family in FAMILIES if family.causal]
     family, layout = chosen(files, families, stack)
+    files, *rest = of_stack(files, family, layout)
+    outer = (*outer, *rest)
     layouts = layouts_in(wrapper, layout)
     keys = [note for part in (files, *outer) for note in check_keys(part, family, layouts[0])]
     files, names = _unwrapped(files, layouts)

@@ -14,6 +14,7 @@ from zeropass.arch.families.latent import FAMILIES as LATENT
 from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
 from zeropass.arch.families.sigmoid_experts import FAMILIES as SIGMOID_EXPERTS
+from zeropass.arch.families.t5gemma import FAMILIES as GEMMA_ENCODER_DECODERS
 from zeropass.arch.spec import Family
 
 __all__ = ["FAMILIES"]
@@ -32,5 +33,6 @@ FAMILIES: tuple[Family, ...] = (
     *ENCODERS,
     *OTHER_ENCODERS,
     *ENCODER_DECODERS,
+    *GEMMA_ENCODER_DECODERS,
     *GGUF_ENCODERS,
 )

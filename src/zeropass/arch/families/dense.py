@@ -94,6 +94,9 @@ CWM = replace(
     layouts=(replace(PLAIN_HF, constants={"global_every": 4}, defaults={"window": 8192, "rope": _CWM_ROPE}),),
 )
 
+EMU3 = replace(
+    LLAMA, model_types=("emu3_text_model",), layouts=LLAMA.layouts[:1], config={**LLAMA.config, "rope_theta": 1e6}
+)
 IQUESTCODER = replace(LLAMA, name="iquestcoder", model_types=("iquestcoder",), layouts=LLAMA.layouts[:1])
 INTERNLM3 = replace(IQUESTCODER, name="internlm3", model_types=("internlm3",))
 
@@ -683,6 +686,7 @@ FAMILIES = (
     MINISTRAL,
     MINISTRAL3,
     CWM,
+    EMU3,
     IQUESTCODER,
     INTERNLM3,
     EXAONE,

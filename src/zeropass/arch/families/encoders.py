@@ -274,6 +274,32 @@ BIG_BIRD = replace(
     notes=("a text of more than (5 + 2 num_random_blocks) block_size tokens attends to a part of them, by position",),
 )
 
+GLOBAL_TOKENS = (
+    "tokens that the caller marks as global have queries, keys and values of their own, by matrices that are not read; "
+    "what is read is what all others go through"
+)
+LONGFORMER = replace(
+    ROBERTA,
+    name="longformer",
+    model_types=("longformer",),
+    layouts=(
+        replace(
+            _ROBERTA_HF,
+            prefixes=("longformer.", ""),
+            config={**_BERT_HF.config, "window": ("attention_window",)},
+            unread=(
+                *_ROBERTA_HF.unread,
+                r"encoder\.layer\.\d+\.attention\.self\.(query|key|value)_global\.(weight|bias)",
+            ),
+            constants={"window_of_both_sides": True},
+            defaults={"window": 512},
+        ),
+    ),
+    config={"activation": "gelu", "eps": 1e-12},
+    when={"pad_token_id": (1, None), "attention_mode": ("longformer", None)},
+    notes=(*ROBERTA.notes, GLOBAL_TOKENS),
+)
+
 IBERT = replace(
     ROBERTA,
     name="ibert",
@@ -555,6 +581,7 @@ FAMILIES: tuple[Family, ...] = (
     BERT_GENERATION,
     BERT_GENERATION_ENCODER,
     BIG_BIRD,
+    LONGFORMER,
     IBERT,
     SPLINTER,
     DPR,
@@ -576,7 +603,6 @@ NOT_READ: Mapping[str, str] = {
     "funnel": "it pools the tokens of a text between its blocks",
     "layoutlm": _ON_A_PAGE,
     "lilt": _ON_A_PAGE,
-    "longformer": "tokens with global attention have queries, keys and values of their own",
     "markuplm": "each of its tokens has a place in a document tree, which adds to its row",
     "mobilebert": "its blocks are narrower than the stream between them",
     "mra": _APPROXIMATE,

@@ -135,6 +135,22 @@ PHI3 = replace(
     ),
 )
 
+_PHI3_HF = PHI3.layouts[0]
+PHI4_MULTIMODAL = replace(
+    PHI3,
+    model_types=("phi4_multimodal",),
+    layouts=(
+        replace(
+            _PHI3_HF,
+            config={**_PHI3_HF.config, "kv_heads": ("num_key_value_heads",)},
+            unread=(*_PHI3_HF.unread, r"embed_tokens_extend\..*"),
+            defaults={"kv_heads": 8},
+            harmless=("vision_config", "audio_config"),
+        ),
+    ),
+    notes=(*PHI3.notes, "its towers of images and sound, and the adapters that it puts on for these, are not read"),
+)
+
 _GEMMA_CONFIG = {name: keys for name, keys in CONFIG.items() if name != "activation"}
 _GEMMA2_CONFIG = {
     **_GEMMA_CONFIG,
@@ -280,6 +296,7 @@ FAMILIES = (
     GEMMA3,
     GEMMA3_BOTH_WAYS,
     PHI3,
+    PHI4_MULTIMODAL,
     OLMO,
     OLMO2,
 )

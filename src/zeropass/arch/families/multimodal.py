@@ -117,6 +117,32 @@ DEEPSEEK_VL = replace(
     towers={"vision_model": "vision tower", "aligner": "projector"},
     others=("vision_config",),
 )
+_HIGH_RES = ("model", "neck", "proj", "alpha")
+DEEPSEEK_VL_HYBRID = replace(
+    DEEPSEEK_VL,
+    model_types=("deepseek_vl_hybrid",),
+    towers={
+        **DEEPSEEK_VL.towers,
+        **{f"high_res_vision_{part}": "vision tower of higher resolution" for part in _HIGH_RES},
+    },
+    others=("vision_config", "high_res_vision_config"),
+)
+EMU3 = replace(
+    DEEPSEEK_VL,
+    model_types=("emu3",),
+    texts=("emu3_text_model",),
+    prefixes={"text_model.model.": "text_model.", "model.text_model.": ""},
+    towers={"vqmodel": "image tokenizer"},
+    others=("vq_config",),
+    harmless=("vocabulary_map",),  # codes of images and their tokens
+)
+LFM2_VL = replace(
+    MISTRAL3,
+    model_types=("lfm2_vl",),
+    texts=("lfm2",),
+    prefixes={"model.language_model.": ""},
+    harmless=(*_IMAGE_KEYS, "downsample_factor", r"projector_(hidden_size|bias|use_layernorm)"),
+)
 _JANUS_TOWERS = dict.fromkeys((f"generation_{part}" for part in ("embeddings", "aligner", "head")), "image generation")
 JANUS = replace(
     DEEPSEEK_VL,
@@ -176,6 +202,16 @@ MUSE_GLIMMER = replace(
 EXAONE4_5 = replace(QWEN3_VL, model_types=("exaone4_5",), texts=("exaone4",))
 QWEN3_5 = replace(QWEN3_VL, model_types=("qwen3_5",), texts=("qwen3_5_text",))
 QWEN3_5_MOE = replace(QWEN3_VL, model_types=("qwen3_5_moe",), texts=("qwen3_5_moe_text",))
+MINICPMV4_6 = replace(
+    QWEN3_VL,
+    model_types=("minicpmv4_6",),
+    texts=("qwen3_5_text",),
+    towers={"vision_tower": "vision tower", "merger": "projector"},
+    harmless=(
+        *_IMAGE_KEYS,
+        r"insert_layer_id|image_size|patch_size|drop_vision_last_layer|downsample_mode|merge_kernel_size|merger_times",
+    ),
+)
 QWEN2_5_OMNI_THINKER = replace(
     QWEN2_VL,
     model_types=("qwen2_5_omni_thinker",),
@@ -239,6 +275,43 @@ VOXTRAL = replace(
     },
 )
 
+AUDIO_FLAMINGO3 = replace(
+    QWEN2_AUDIO,
+    model_types=("audioflamingo3", "musicflamingo"),
+    harmless=(*_IMAGE_KEYS, r"projector_bias|audio_frame_step"),
+)
+GLM_ASR = replace(
+    VOXTRAL,
+    model_types=("glmasr",),
+    assumed={
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "intermediate_size": 6144,
+        "rms_norm_eps": 1e-5,
+    },
+)
+QWEN3_ASR = replace(
+    QWEN2_AUDIO,
+    model_types=("qwen3_asr",),
+    texts=("qwen3",),
+    prefixes={"model.language_model.": ""},
+    assumed={
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "intermediate_size": 6144,
+    },
+)
+FUN_ASR_NANO = replace(
+    QWEN3_ASR,
+    model_types=("fun_asr_nano",),
+    others=("audio_config", "adaptor_config"),
+    assumed={},
+)
+
 # The next two are the layouts of their authors' own code, which transformers has in another form.
 INTERNVL_CHAT = replace(
     LLAVA,
@@ -283,6 +356,9 @@ WRAPPERS = (
     COHERE2,
     IDEFICS,
     DEEPSEEK_VL,
+    DEEPSEEK_VL_HYBRID,
+    EMU3,
+    LFM2_VL,
     JANUS,
     LIGHTON_OCR,
     VIDEO_LLAMA3,
@@ -298,12 +374,17 @@ WRAPPERS = (
     EXAONE4_5,
     QWEN3_5,
     QWEN3_5_MOE,
+    MINICPMV4_6,
     QWEN2_5_OMNI_THINKER,
     QWEN2_5_OMNI,
     QWEN3_OMNI_THINKER,
     QWEN3_OMNI,
     QWEN2_AUDIO,
     VOXTRAL,
+    AUDIO_FLAMINGO3,
+    GLM_ASR,
+    QWEN3_ASR,
+    FUN_ASR_NANO,
     INTERNVL_CHAT,
     MULTI_MODALITY,
 )
@@ -311,7 +392,6 @@ WRAPPERS = (
 NOT_READ: Mapping[str, str] = {
     "gemma3n": "it keeps several streams, and adds an embedding in every layer",
     "mllama": "some of its layers read images alone",
-    "phi4_multimodal": "its text model has adapters of its own for images and sound",
 }
 """Multimodal models that are well known and not read, each with the reason."""
 
@@ -449,6 +529,16 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "moe_intermediate_size": 1408,
         "num_experts": 60,
     },
+    "qwen3_omni_moe_text": {
+        "hidden_size": 2048,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 28,
+        "num_key_value_heads": 4,
+        "intermediate_size": 18944,
+        "rms_norm_eps": 1e-06,
+        "moe_intermediate_size": 768,
+        "num_experts": 128,
+    },
     "exaone4": {
         "hidden_size": 4096,
         "num_hidden_layers": 32,
@@ -495,15 +585,14 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "shared_expert_intermediate_size": 512,
         "rms_norm_eps": 1e-6,
     },
-    "qwen3_omni_moe_text": {
-        "hidden_size": 2048,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "intermediate_size": 18944,
-        "rms_norm_eps": 1e-6,
-        "moe_intermediate_size": 768,
-        "num_experts": 128,
+    "emu3_text_model": {**_LLAMA, "num_key_value_heads": 8, "intermediate_size": 14336, "rms_norm_eps": 1e-5},
+    "lfm2": {
+        "hidden_size": 2560,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 12288,
+        "norm_eps": 1e-5,
     },
     "qwen2_5_omni_text": {
         "hidden_size": 3584,

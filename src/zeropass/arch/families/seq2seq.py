@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Literal
 
+from zeropass.arch.families.encoders import GLOBAL_TOKENS
 from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 
@@ -168,6 +169,110 @@ UMT5_DECODER = _umt5(T5_DECODER, ("relu",))
 UMT5_GATED_DECODER = _umt5(T5_GATED_DECODER, (*_T5_GATED, None))
 
 
+def _switch(record: Family, stack: str, layer: int, layers: str) -> Family:
+    """Return a record of T5 in which some layers have experts, one for each token.
+
+    Args:
+        record: The record.
+        stack: The name of the stack.
+        layer: The number of the MLP among the parts of a block.
+        layers: The key of the number of layers.
+    """
+    layout = record.layouts[0]
+    mlp = f"{stack}.block.{{layer}}.layer.{layer}.mlp."
+    expert, dense = _plain(mlp + "experts.expert_{expert}"), _plain(mlp.removesuffix("."))
+    return replace(
+        record,
+        name="switch_transformers",
+        model_types=("switch_transformers",),
+        layouts=(
+            replace(
+                layout,
+                config={
+                    **layout.config,
+                    "layers": (layers,),
+                    "dense_neurons": ("d_ff",),
+                    "experts": ("num_experts",),
+                    "routed_every": (f"{stack}_sparse_step",),
+                    "routed_count": (f"num_sparse_{stack}_layers",),
+                    "logits_scaled": ("tie_word_embeddings",),
+                },
+                tensors={
+                    **{name: stored for name, stored in layout.tensors.items() if name not in ("key", "value")},
+                    **{name: replace(stored, layers="routed") for name, stored in expert.items()},
+                    **{f"dense_{name}": replace(stored, layers="dense") for name, stored in dense.items()},
+                    "router": Stored(f"{mlp}router.classifier.weight", layers="routed"),
+                    "router_bias": Stored(f"{mlp}router.classifier.bias", layers="routed"),
+                },
+                optional=(*layout.optional, "router_bias"),
+                switches={"router_bias": (("router_bias",), False)},
+                constants={"routed_offset": 1},
+                defaults={"routed_count": 3, "layers": 12, "experts": 8},
+                harmless=(*_T5_HARMLESS, *_SWITCH_HARMLESS),
+            ),
+        ),
+        when={**record.when, "feed_forward_proj": ("relu", None), "router_dtype": ("float32", None)},
+        notes=(
+            *record.notes,
+            "a text that sends more tokens than expert_capacity to an expert leaves the last without",
+        ),
+    )
+
+
+_SWITCH_HARMLESS = (
+    *("num_layers", "num_sparse_(encoder|decoder)_layers", "(encoder|decoder)_sparse_step"),  # of the other stack
+    *("add_router_probs", "expert_capacity"),
+)
+SWITCH_ENCODER = _switch(T5_ENCODER, "encoder", 1, "num_layers")
+SWITCH_DECODER = _switch(T5_DECODER, "decoder", 2, "num_decoder_layers")
+
+
+_LONG_KEYS = ("local_radius", "global_block_size", "encoder_attention_type")
+
+
+def _long(record: Family, module: str = "", kind: tuple[object, ...] = ()) -> Family:
+    """Return a record of T5 as LongT5 has it: tokens of its encoder attend to a window.
+
+    Args:
+        record: The record.
+        module: The name of the encoder's attention; empty for a decoder, which is T5's.
+        kind: The values of ``encoder_attention_type``.
+    """
+    layout = replace(record.layouts[0], harmless=(*record.layouts[0].harmless, *_LONG_KEYS))
+    if not module:
+        return replace(record, name="longt5", model_types=("longt5",), layouts=(layout,))
+    tensors = {
+        name: replace(stored, name=stored.name.replace("SelfAttention", module))
+        for name, stored in layout.tensors.items()
+    }
+    block_sums = rf"encoder\.block\.\d+\.layer\.0\.{module}\.global_\w+\.weight"
+    layout = replace(
+        layout,
+        config={**layout.config, "window": ("local_radius",)},
+        tensors=tensors,
+        constants={"window_inclusive": True},
+        defaults={"window": 127},
+        unread=(*layout.unread, block_sums),
+    )
+    return replace(
+        record,
+        name="longt5",
+        model_types=("longt5",),
+        layouts=(layout,),
+        when={**record.when, "encoder_attention_type": kind},
+        not_run="" if None in kind else _BLOCK_SUMS,
+        notes=record.notes if None in kind else (*record.notes, f"{_BLOCK_SUMS}: their norm and bias are not read"),
+    )
+
+
+_BLOCK_SUMS = "tokens of a text of global_block_size tokens and more also attend to the sums of its blocks"
+_LOCAL, _TRANSIENT = ("LocalSelfAttention", ("local", None)), ("TransientGlobalSelfAttention", ("transient-global",))
+LONGT5 = (
+    *(_long(record, *kind) for record in (T5_ENCODER, T5_GATED_ENCODER) for kind in (_LOCAL, _TRANSIENT)),
+    *(_long(record) for record in (T5_DECODER, T5_GATED_DECODER)),
+)
+
+
 def _bart_attention(stem: str, cross: str = "") -> dict[str, Stored]:
     """Return the four matrices of one attention module of BART, with their biases."""
     return {
@@ -276,6 +381,64 @@ BART_DECODER = replace(
 _PLBART = {**BART_ENCODER.config, "embed_scaled": True}
 PLBART_ENCODER = replace(BART_ENCODER, name="plbart", model_types=("plbart",), config=_PLBART)
 PLBART_DECODER = replace(BART_DECODER, name="plbart", model_types=("plbart",), config=_PLBART)
+
+
+_LED_HARMLESS = ("max_(encoder|decoder)_position_embeddings", "attention_window")
+_LED_ATTENTION = "encoder.layers.{layer}.self_attn."
+_LED_HF = BART_ENCODER.layouts[0]
+LED_ENCODER = replace(
+    BART_ENCODER,
+    name="led",
+    model_types=("led",),
+    layouts=(
+        replace(
+            _LED_HF,
+            prefixes=("led.", ""),
+            config={**_LED_HF.config, "window": ("attention_window",)},
+            tensors={
+                **_LED_HF.tensors,
+                **weight_and_bias("q", _LED_ATTENTION + "longformer_self_attn.query"),
+                **weight_and_bias("k", _LED_ATTENTION + "longformer_self_attn.key"),
+                **weight_and_bias("v", _LED_ATTENTION + "longformer_self_attn.value"),
+                **weight_and_bias("o", _LED_ATTENTION + "output", transpose=True),
+            },
+            unread=(
+                *_LED_HF.unread,
+                r"encoder\.layers\.\d+\.self_attn\.longformer_self_attn\.(query|key|value)_global\.(weight|bias)",
+            ),
+            constants={"window_of_both_sides": True},
+            defaults={"window": 512},
+            harmless=(*_BART_HARMLESS, *_LED_HARMLESS),
+        ),
+    ),
+    first_position=0,
+    notes=(*BART_ENCODER.notes[:1], GLOBAL_TOKENS),
+)
+LED_DECODER = replace(
+    BART_DECODER,
+    name="led",
+    model_types=("led",),
+    layouts=(
+        replace(
+            BART_DECODER.layouts[0],
+            prefixes=("led.", ""),
+            harmless=(*_BART_HARMLESS, *_LED_HARMLESS),
+        ),
+    ),
+    first_position=0,
+    notes=BART_DECODER.notes[:1],
+)
+
+
+def _without_prompts(record: Family) -> Family:
+    """Return a record of BART as one of MVP without prompts."""
+    layout = replace(record.layouts[0], harmless=(*_BART_HARMLESS, "prompt_length", "prompt_mid_dim"))
+    when = {**record.when, "use_prompt": (False, None)}
+    return replace(record, name="mvp", model_types=("mvp",), layouts=(layout,), when=when)
+
+
+MVP_ENCODER = _without_prompts(BART_ENCODER)
+MVP_DECODER = _without_prompts(BART_DECODER)
 
 
 def _normed_before(record: Family, name: str, stack: str, *left_out: str) -> Family:
@@ -469,10 +632,17 @@ FAMILIES: tuple[Family, ...] = (
     UMT5_GATED_ENCODER,
     UMT5_DECODER,
     UMT5_GATED_DECODER,
+    SWITCH_ENCODER,
+    SWITCH_DECODER,
+    *LONGT5,
     BART_ENCODER,
     BART_DECODER,
     PLBART_ENCODER,
     PLBART_DECODER,
+    MVP_ENCODER,
+    MVP_DECODER,
+    LED_ENCODER,
+    LED_DECODER,
     MBART_ENCODER,
     MBART_DECODER,
     BLENDERBOT_ENCODER,
