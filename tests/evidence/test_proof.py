@@ -58,7 +58,7 @@ KINDS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "dense": (lambda folder: saved("llama", folder), ""),
     "in 16 bits": (halved, ""),
     "experts": (lambda folder: saved("qwen2_moe", folder), ""),
-    "hybrid": (lambda folder: saved("qwen3_next", folder), "first token of each text alone"),
+    "hybrid": (lambda folder: saved("qwen3_next", folder), ""),
     "encoder": (lambda folder: saved("roberta", folder), "the head of an encoder"),
     "encoder of two": (lambda folder: saved("t5-encoder", folder), "the head of an encoder"),
     "decoder of two": (lambda folder: f"{saved('bart-decoder', folder)}#decoder", ""),

@@ -117,6 +117,8 @@ def open_judge(model: Model) -> Judge:
     """
     if model.family.other_memory:
         raise CannotRun(f"{model.name} reads an encoder of something other than text, which no text can feed.")
+    if model.family.not_run:
+        raise CannotRun(f"{model.name}: {model.family.not_run}, which is not modelled.")
     if isinstance(model, Adapted):
         base = open_judge(model.base)
         with naming(model.name):

@@ -186,7 +186,7 @@ def _limits(model: Model, ids: Tensor, logits: bool) -> Iterator[str]:
     if alone := [layer for layer in range(model.dims.layers) if is_alone(model, layer)]:
         yield (
             f"{len(alone)} of {model.dims.layers} blocks are compared at the first token of each text alone: what "
-            "their mixers or positions make of further tokens is not modelled"
+            "their positions make of further tokens is not modelled"
         )
     if not model.family.causal:
         yield "the head of an encoder, which predicts hidden tokens, is not run"

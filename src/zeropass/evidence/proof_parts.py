@@ -11,7 +11,7 @@ from torch import Tensor
 from zeropass.arch.spec import Site
 from zeropass.errors import BadOption
 from zeropass.evidence.judge import Pass
-from zeropass.model.blocks import Block, Recorder, final_logits, model_input, token_rows
+from zeropass.model.blocks import Block, Cache, Recorder, final_logits, model_input, token_rows
 from zeropass.model.model import Model
 from zeropass.model.observed import Observed, Reading, observed
 from zeropass.model.positions import adds_positions, frequencies
@@ -40,6 +40,7 @@ _INNER: dict[Site, tuple[str, ...]] = {
     "attn": ("attn", "v.latent", "q", "k", "v", "o.in", "attn.out"),
     "mixer": ("mixer", "mixer.out"),
     "cross": ("cross", "cross.out"),
+    "ple": ("ple", "ple_in", "ple.in", "ple.out"),
     "ff": ("ff", "gate", "up", "key", "value.in", "ff.out"),
 }
 """The activations of each part of a block (`Block`), in order, that a module of transformers may read or give."""
@@ -94,7 +95,10 @@ class Part:
     def unseen(self) -> Iterator[tuple[str, str]]:
         """Yield each parameter of which no change is seen, with the reason; in a block of texts, in the first one."""
         texts = _FIRST if self.block is not None and not self.block.alone else _ALL
+        other = None if self.layer is None else self.model.dims.kv_layer(self.layer)
         for reading in tuple(self.model.read):
+            if other != self.layer and reading[1] == other:
+                continue  # what another layer does for the keys of this one is proven there
             changed = self.compute(self.model.with_altered(reading), texts)
             change = _distance(changed, self._narrow[texts], self.scale[texts])
             if not (change > self.tolerance[texts]).any():
@@ -165,11 +169,11 @@ def parts_of(model: Model, ids: Tensor, true: Pass) -> Iterator[Part]:
     first = true.states[0]
     yield new(name="embedding", compute=embedding, true=first, scale=_size(first))
     for layer in range(last):
-        block = StreamBlock(layer, true, is_alone(model, layer))
+        block = StreamBlock(layer, true, ids, is_alone(model, layer))
         before, behind = (block.reached(true.states[n]) for n in (layer, layer + 1))
         scale = _size(behind - before)
         yield new(name=f"block {layer}", compute=block, true=behind, scale=scale, block=block)
-    block, view = StreamBlock(last, true, is_alone(model, last)), observed(model)
+    block, view = StreamBlock(last, true, ids, is_alone(model, last)), observed(model)
     raw = {of.dtype: block(of, _ALL) for of in (view, view.in_float64())}
     behind = block.reached(true.states[-1])
     ends: list[Callable[[Observed, slice], Tensor]] = [block] if model.family.stream_normed else [block, _Normed(block)]
@@ -193,20 +197,29 @@ class StreamBlock:
     Attributes:
         layer: The layer.
         true: The pass of transformers.
+        ids: The texts, (texts, tokens).
         alone: True if only the first token of each text is computed, which sees no other.
     """
 
     layer: int
     true: Pass
+    ids: Tensor
     alone: bool
 
     def __call__(self, of: Observed, texts: slice, record: Recorder | None = None) -> Tensor:
         """Return the stream behind the block, (texts, tokens, d)."""
-        block, x = Block(of, self.layer), self.true.states[self.layer][texts].to(of.dtype)
+        block, x, ids = Block(of, self.layer), self._states(self.layer, texts, of), self.ids[texts]
         if self.alone:
-            return block.alone(x[:, 0], record=record)[:, None]
-        memory = self.true.memory
-        return block(x, record=record, memory=None if memory is None else memory[texts].to(of.dtype))
+            return block.alone(x[:, 0], record=record, ids=ids[:, 0])[:, None]
+        memory, cache = self.true.memory, Cache()
+        if (other := of.dims.kv_layer(self.layer)) != self.layer:
+            Block(of, other)(self._states(other, texts, of), cache, ids=ids)
+        memory = None if memory is None else memory[texts].to(of.dtype)
+        return block(x, cache, record=record, memory=memory, ids=ids)
+
+    def _states(self, layer: int, texts: slice, of: Observed) -> Tensor:
+        """Return the states of transformers before a layer."""
+        return self.true.states[layer][texts].to(of.dtype)
 
     def reached(self, states: Tensor) -> Tensor:
         """Return those of (texts, tokens, width) that the block is computed for."""
@@ -226,9 +239,7 @@ class _Normed:
 
 
 def is_alone(model: Model, layer: int) -> bool:
-    """Tell whether a layer is computed for single tokens only: one with a mixer, or with rotations that are unknown."""
-    if model.dims.has_site("mixer", layer):
-        return True
+    """Tell whether a layer is computed for single tokens only, since its rotations are unknown."""
     try:
         if model.dims.rope:
             frequencies(model, layer)

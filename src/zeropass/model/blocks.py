@@ -373,8 +373,11 @@ class Block:
     def _attend_across(self, y: Tensor, memory: Tensor) -> Tensor:
         """Return what the heads that attend to an encoder write for normed states (batch, tokens, d)."""
         q = self.heads(self._linear(y, "cross_q"))
-        k, v = (self.heads(self._linear(memory, f"cross_{role}")) for role in "kv")
-        return self._written(_flat(functional.scaled_dot_product_attention(q, k, v, scale=self._scale)), "cross_o")
+        k, v = (
+            self.heads(self._linear(memory, f"cross_{role}")).repeat_interleave(self.dims.group, 1) for role in "kv"
+        )
+        logits = self._capped(self._scale * q @ k.transpose(-2, -1))
+        return self._written(_flat(logits.softmax(-1) @ v), "cross_o")
 
     def weights(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
         """Return the attention weights (batch, heads, queries, keys): the softmax of `logits`, and of a head's sink."""
@@ -396,9 +399,11 @@ class Block:
         """
         dims = self.dims
         logits = self._scale * self.products(queries, keys.repeat_interleave(dims.group, 1), at)
-        if dims.attention_cap is not None:
-            logits = dims.attention_cap * (logits / dims.attention_cap).tanh()
-        return logits + self.mask(at, keys.shape[2])
+        return self._capped(logits) + self.mask(at, keys.shape[2])
+
+    def _capped(self, logits: Tensor) -> Tensor:
+        cap = self.dims.attention_cap
+        return logits if cap is None else cap * (logits / cap).tanh()
 
     def products(self, queries: Tensor, keys: Tensor, at: Tensor) -> Tensor:
         """Return the products (…, heads, queries, keys) of rotated queries and keys, with those of their distances.
@@ -730,7 +735,8 @@ def layer_embedding(model: Model, layer: int, ids: Tensor) -> Tensor:
     """
     dims = model.dims
     part = slice(layer * dims.ple, (layer + 1) * dims.ple)
-    projected = model_input(model, token_rows(model, ids)) @ model.matrix("ple_context", 0, part.start, part.stop).T
+    matrix = model.matrix("ple_context", 0, part.start, part.stop)
+    projected = model_input(model, token_rows(model, ids).to(matrix.dtype)) @ matrix.T
     context = apply_norm(projected / math.sqrt(dims.d), "rms", dims.eps, model.vector("ple_context_norm"), None)
     table = _rows_of(ids, dims.ple, lambda first, last: model.columns("ple_table", part, first, last), model.device)
     return (context + math.sqrt(dims.ple) * table) * math.sqrt(0.5)

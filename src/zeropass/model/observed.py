@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -54,6 +55,18 @@ class Observed(Model):
     def matrix_on_cpu(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
         """Return `matrix` on the CPU."""
         return self.matrix(what, layer, start, stop).cpu()
+
+    def columns(self, what: str, part: slice, start: int, stop: int) -> Tensor:
+        """Return `Model.columns`, noted."""
+        self.read[what, 0] = None
+        rows = self.of.columns(what, part, start, stop).to(self.dtype)
+        return rows.roll(1, -1) if (what, 0) == self.altered else rows
+
+    @cached_property
+    def without_gains(self) -> "Observed":
+        """`Model.without_gains`, with a note in the same place of what is read."""
+        bare = self.of.without_gains
+        return self if bare is self.of else replace(self, of=bare, layout=bare.layout, kept={})
 
     def vector(self, what: str, layer: int = 0) -> Tensor | None:
         """Return `Model.vector`, noted."""
