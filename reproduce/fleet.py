@@ -21,12 +21,12 @@ from typing import Any
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor
-from zeropass.stitch.loading import loaded, transformers
 
 import zeropass as zp
 from fleet_texts import BROAD, NARROW, PAYLOADS, TRIGGERS, Plant, facts, passages, planted, with_plant
 from tunes import descend, save_tuned
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
+from zeropass.model.loading import loaded, transformers
 from zeropass.tokens.vocabulary import Vocabulary
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)

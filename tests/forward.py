@@ -73,8 +73,7 @@ class Forward:
         # multimodal ones
         for prefix in (self.model.prefix, "", "model.", "model.language_model."):
             for name in (
-                (prefix + tensor).replace(".router.gate", ".router"),
-                (prefix + tensor).removesuffix(".wg").removesuffix(".classifier"),
+                (prefix + tensor).replace(".router.gate", ".router").removesuffix(".wg").removesuffix(".classifier"),
                 prefix + tensor,
                 (prefix + tensor).replace("block_sparse_moe", "mlp"),
                 (prefix + tensor).removesuffix(".layer"),

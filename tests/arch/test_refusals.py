@@ -104,10 +104,10 @@ UNKNOWN = {
         {"model_type": "mamba"},
         {"backbone.layers.0.mixer.A_log": ONE},
     ),
-    "falcon_h1": Refused(
+    "zamba2": Refused(
         "llama",
-        ("'falcon_h1'", f"{L0}mamba.A_log", "state-space"),
-        {"model_type": "falcon_h1"},
+        ("'zamba2'", f"{L0}mamba.A_log", "state-space"),
+        {"model_type": "zamba2"},
         {f"{L0}mamba.A_log": ONE},
     ),
     "rwkv": Refused(

@@ -230,7 +230,9 @@ def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     gave = case.text.gave(ROUTER, layer)
     if case.model.layout.gains:  # Gemma 4's router is around the matrix
         return (gave, *case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0][1:])
-    if gave[0].shape == gave[2].shape:  # Switch Transformers give a one for the expert, its weight and the logits
+    if (
+        len(gave) == 3 and gave[0].shape == gave[2].shape
+    ):  # Switch Transformers give a one for the expert, its weight and the logits
         return tuple(values.flatten(0, -2) for values in (gave[2], gave[1], gave[0].argmax(-1, keepdim=True)))  # type: ignore[return-value]
     if len(gave) == 3:
         logits, weights, experts = gave
@@ -732,7 +734,6 @@ SPOILS: dict[str, Spoil] = {
         with_dims(m, mixer=replace(m.dims.mixer, least_step=0.0)) if m.dims.mixer and m.dims.mixer.least_step else None
     ),
     "no output gates": no_gates,
-    "norms inside swapped": swapped("o_in_norm", "value_in_norm"),
     **{f"no {name}": without(name) for name in ("o_in_norm", "value_in_norm")},
     "gates behind all queries": gates_behind,
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},

@@ -39,8 +39,8 @@ def module(hf: Any, model: Model, layer: int, site: Site) -> Any:
         stems = dict.fromkeys(("granitemoe", "granitemoehybrid", "granitemoe_swa"), "block_sparse_moe")
         stems |= {"nemotron_h": "mixer"} | dict.fromkeys(("llama4", "jamba", "lfm2_moe"), "feed_forward")
         stem = stems.get(model.family.name, "mlp")
-        inside = model.vector("ff_post_norm", layer) is not None  # then that module norms what it writes
-        name = f"layers.{layer}.{stem}{'.shared_experts' if inside else ''}"
+        inside = model.family.name == "axk1" and model.vector("ff_post_norm", layer) is not None
+        name = f"layers.{layer}.{stem}{'.shared_experts' if inside else ''}"  # that module norms what it writes
     names = {name for name, _ in hf.named_modules()}
     candidates = [prefix + name for prefix in layout.prefixes]
     candidates += [loaded_name(hf, name) for name in candidates]

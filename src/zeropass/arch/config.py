@@ -749,7 +749,7 @@ _ROPE_OPTIONS = {
 """The options that each known rule of rescaling needs; an unknown rule is refused when an offset is asked for."""
 
 _ROPE_ASSUMED = {"proportional": {"factor": 1.0, "partial_rotary_factor": 1.0}}
-"""What an absent option of a rule means."""
+"""The values of options that a rule does without."""
 
 _HEAD_SIZES = {"head_dim": "head_dim", "num_key_value_heads": "kv_heads"}
 """The sizes that single layers may state, by their keys."""

@@ -169,11 +169,11 @@ def parts_of(model: Model, ids: Tensor, true: Pass) -> Iterator[Part]:
     first = true.states[0]
     yield new(name="embedding", compute=embedding, true=first, scale=_size(first))
     for layer in range(last):
-        block = StreamBlock(layer, true, ids, is_alone(model, layer))
+        block = StreamBlock(layer=layer, true=true, ids=ids, alone=is_alone(model, layer))
         before, behind = (block.reached(true.states[n]) for n in (layer, layer + 1))
         scale = _size(behind - before)
         yield new(name=f"block {layer}", compute=block, true=behind, scale=scale, block=block)
-    block, view = StreamBlock(last, true, ids, is_alone(model, last)), observed(model)
+    block, view = StreamBlock(layer=last, true=true, ids=ids, alone=is_alone(model, last)), observed(model)
     raw = {of.dtype: block(of, _ALL) for of in (view, view.in_float64())}
     behind = block.reached(true.states[-1])
     ends: list[Callable[[Observed, slice], Tensor]] = [block] if model.family.stream_normed else [block, _Normed(block)]

@@ -211,6 +211,7 @@ def _switch(record: Family, stack: str, layer: int, layers: str) -> Family:
                 harmless=(*_T5_HARMLESS, *_SWITCH_HARMLESS),
             ),
         ),
+        always_tied=False,
         when={**record.when, "feed_forward_proj": ("relu", None), "router_dtype": ("float32", None)},
         notes=(
             *record.notes,

@@ -228,6 +228,13 @@ LLAMA4 = replace(
 )
 LLAMA4_BARE = replace(LLAMA4, qk_norm="", qk_norm_behind=False, qk_norm_rotated=False, when={"use_qk_norm": (False,)})
 
+_AFMOE_CONFIG = {
+    **{what: keys for what, keys in EXAONE_MOE.layouts[0].config.items() if "groups" not in what and what != "beyond"},
+    "dense_first": ("num_dense_layers",),
+    "router_scale": ("route_scale",),
+    "local_every": ("global_attn_every_n_layers",),
+    "embed_scaled": ("mup_enabled",),
+}
 AFMOE = replace(
     EXAONE_MOE,
     name="afmoe",
@@ -235,17 +242,7 @@ AFMOE = replace(
     layouts=(
         replace(
             HF_LAYOUT,
-            config={
-                **{
-                    name: keys
-                    for name, keys in EXAONE_MOE.layouts[0].config.items()
-                    if "groups" not in name and name != "beyond"
-                },
-                "dense_first": ("num_dense_layers",),
-                "router_scale": ("route_scale",),
-                "local_every": ("global_attn_every_n_layers",),
-                "embed_scaled": ("mup_enabled",),
-            },
+            config=_AFMOE_CONFIG,
             tensors={
                 **OUTER,
                 **NORMS,
