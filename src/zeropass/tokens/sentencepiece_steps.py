@@ -15,7 +15,7 @@ from zeropass.tokens.tokenizer_json import Spec
 __all__ = ["DECODER", "Rules", "bpe", "merges_by_score", "normalizer", "pre_tokenizer", "unigram"]
 
 SPIECE = "▁"
-DECODER = {"type": "Metaspace", "replacement": SPIECE, "prepend_scheme": "always", "split": True}
+DECODER: Spec = {"type": "Metaspace", "replacement": SPIECE, "prepend_scheme": "always", "split": True}
 
 
 class Rules(NamedTuple):
