@@ -210,3 +210,11 @@ def test_real_weights_are_proven(smollm2_path: Path) -> None:
     assert result.unproven == ()
     assert len(result) == 32
     assert max(part.error for part in result) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "norm"), [("bitnet", "value_in_norm"), ("gemma4-moe", "ff_routed_norm")])
+def test_gains_that_are_folded_into_rows_are_read_by_the_pass(name: str, norm: str, tmp_path: Path) -> None:
+    proof = zp.prove(saved(name, tmp_path), tokens=64, keep=False)
+    assert proof.proven
+    assert norm not in {unproven.parameter for unproven in proof.unproven}
+    assert all(unproven.reason == "no token went through it" for unproven in proof.unproven)

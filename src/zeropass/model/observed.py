@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import BY_TOKEN
+from zeropass.arch.spec import BY_TOKEN, shares_of
 from zeropass.model.model import Model
 
 __all__ = ["Observed", "Reading", "observed"]
@@ -40,15 +40,16 @@ class Observed(Model):
     kept: dict[Reading, Tensor | None] = field(kw_only=True, default_factory=dict)
     read: dict[Reading, None] = field(kw_only=True, default_factory=dict)
 
-    def matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
-        """Return `Model.matrix`, noted; of a product, its factors are."""
-        if self.layout.latent_of(what):
-            return super().matrix(what, layer, start, stop)
+    def plain_matrix(self, what: str, layer: int = 0, start: int = 0, stop: int | None = None) -> Tensor:
+        """Return `Model.plain_matrix`, noted; `matrix` is made of it."""
         if what in _ROWWISE:
             self.read[what, layer] = None
-            rows = self.of.matrix(what, layer, start, stop)
+            rows = self.of.plain_matrix(what, layer, start, stop)
+        elif not self.layout.gains.keys().isdisjoint(shares_of(what)):  # gains in the rows are read, and altered, here
+            self.read[what, layer] = None
+            rows = super().plain_matrix(what, layer, start, stop)
         else:
-            rows = self._once((what, layer), lambda: self.of.matrix(what, layer))[start:stop]
+            rows = self._once((what, layer), lambda: self.of.plain_matrix(what, layer))[start:stop]
         rows = rows.to(self.dtype)
         return rows.roll(1, -1) if (what, layer) == self.altered else rows
 
