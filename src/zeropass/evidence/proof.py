@@ -1,4 +1,4 @@
-"""Prove a model's record on its own files: every part of its forward pass against transformers (docs/proof.md).
+"""Prove a model's record on its own files: every part of its forward pass against transformers (docs/usage.md).
 
 Each block starts from the states of transformers, so that an error is that of one block, and zeropass has one block in
 memory. Then each of its parameters is altered: one whose change is lost in rounding is not proven.

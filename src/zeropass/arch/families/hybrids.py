@@ -344,7 +344,6 @@ _MAMBA_VALUES = {
     "mixer_kernel": 4,
     "mixer_expansion": 2,
 }
-_UNREAD_MAMBA = HF_LAYOUT.unread
 _NO_STEP_LIMIT = ([0.0, {"__float__": "Infinity"}], None)
 _MAMBA_LAYERS: Mapping[str, tuple[Site, ...]] = {
     "linear_attention": ("mixer", "ff"),
@@ -491,7 +490,6 @@ JAMBA = replace(
                 **_of("mixer", _JAMBA_MIXER),
                 **_JAMBA_EXPERTS,
             },
-            unread=_UNREAD_MAMBA,
             harmless=("use_mamba_kernels", "use_mambapy", "use_associative_scan", "num_logits_to_keep"),
         ),
     ),
