@@ -145,7 +145,7 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         shared = {
             other
             for other, _, tensor, _ in places(base)
-            if tensor == stored and ("norm" in what or what in (KEYS_AS_VALUES, "k"))
+            if tensor == stored and ("norm" in what or (base.dims.key_valued and what in (KEYS_AS_VALUES, "k")))
         }
         shared = {role_of(other) for other in shared} if base.dims.key_valued else shared
         place = layer if role not in pair.roles else layer or 0

@@ -92,6 +92,8 @@ def test_everything_that_blocks_compute_is_measured(tmp_path: Path) -> None:
     measured_names = []
     for name in sorted(set(ZOO) - {*NOT_RUN, *UNEVEN}):
         model = open_model(str(save(tiny_model(name), tmp_path / name)))
+        if model.dims.indexed_keys is not None:
+            continue  # a text of the length that is measured is refused
         if features(model) - seen:
             check(model)
             measured_names.append(name)
