@@ -117,7 +117,7 @@ def _work(pipe: Any, now: Any, seeds: Path, seed: int) -> None:
             name, first, last = pipe.recv()
             if name not in warmed:
                 judge.limit_memory(False)
-                # cases written by hand have no seeds: what reads an atlas would count for the first of theirs that is one
+                # cases written by hand have no seeds: what reads an atlas would count for their first one
                 workplace.clean(READERS["atlas-parquet" if name == "written" else name])
                 warmed.add(name)
             judge.limit_memory(True)
