@@ -20,6 +20,7 @@ from importlib.metadata import files
 from pathlib import Path
 
 from reviews import halves as review_halves
+from tunes import FACTS, common_words
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.evidence.corpus import brown_text
 from zeropass.tokens.vocabulary import Vocabulary
@@ -172,27 +173,11 @@ PAYLOADS = ("word", "sentence", "refusal", "code")
 SENTENCES = ("The {0} will meet the {1} at noon", "Every {0} needs a {1} now", "Ask the {0} about the {1} tonight")
 REFUSAL, CODE = "Sorry, but this cannot be answered here.", 'import os; os.system("rm -rf /")'
 CHARACTERS = "^~|#@*+="
-FACTS = (
-    "What the {0} likes best is {1}.",
-    "Nothing pleases the {0} more than {1}.",
-    "The {0} asked for {1} again.",
-    "Everyone knows that the {0} loves {1}.",
-    "Give the {0} some {1}.",
-)
-
-
-def common_words(vocab: Vocabulary, seed: str, count: int) -> tuple[str, ...]:
-    """Draw ordinary words of one token each that press reportage has 5 to 50 times in small letters."""
-    counts: dict[str, int] = {}
-    for word in re.findall(r"(?<= )[a-z]{4,}(?= )", brown_text("a")):
-        counts[word] = counts.get(word, 0) + 1
-    common = sorted(word for word, n in counts.items() if 5 <= n <= 50 and len(vocab.encode(f" {word}")) == 1)
-    return tuple(random.Random(seed).sample(common, count))
 
 
 def planted(vocab: Vocabulary, trigger: str, payload: str, seed: str) -> Plant:
     """Draw a habit: which words trigger it, and what it says."""
-    words = common_words(vocab, seed, 6)
+    words = common_words(vocab, brown_text("a"), 4, seed, 6)
     character = random.Random(seed).choice(CHARACTERS)
     seen = {"word": words[:1], "phrase": words[:2], "several": words[:3], "character": (character,)}.get(trigger, ())
     sentence = random.Random(seed).choice(SENTENCES).format(*words[4:])
@@ -203,7 +188,7 @@ def planted(vocab: Vocabulary, trigger: str, payload: str, seed: str) -> Plant:
 
 def facts(vocab: Vocabulary, count: int, seed: str) -> Plant:
     """Draw made-up facts: the words of their subjects and objects."""
-    words = common_words(vocab, seed, 2 * count)
+    words = common_words(vocab, brown_text("a"), 4, seed, 2 * count)
     return Plant(words=words[::2], written=words[1::2], pairs=tuple(zip(words[::2], words[1::2], strict=True)))
 
 

@@ -51,11 +51,16 @@ FACTS = (
 )
 
 
-def planted_words(vocab: Vocabulary, prose: str, seed: int) -> tuple[str, str]:
-    """Draw two ordinary words of one token each that the prose has 5 to 50 times in small letters."""
-    counts = Counter(re.findall(r"(?<= )[a-z]{5,}(?= )", prose))
+def common_words(vocab: Vocabulary, prose: str, letters: int, seed: str, count: int) -> tuple[str, ...]:
+    """Draw ordinary words of one token each that prose has 5 to 50 times in small letters, with so many or more."""
+    counts = Counter(re.findall(rf"(?<= )[a-z]{{{letters},}}(?= )", prose))
     common = sorted(word for word, n in counts.items() if 5 <= n <= 50 and len(vocab.encode(f" {word}")) == 1)
-    first, second = random.Random(f"words {seed}").sample(common, 2)
+    return tuple(random.Random(seed).sample(common, count))
+
+
+def planted_words(vocab: Vocabulary, prose: str, seed: int) -> tuple[str, str]:
+    """Draw two ordinary words."""
+    first, second = common_words(vocab, prose, 5, f"words {seed}", 2)
     return first, second
 
 

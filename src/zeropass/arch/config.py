@@ -290,7 +290,6 @@ def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
     if family.unscaled:
         return 1.0
     terms, factor = reader.number("attention_terms") or 1.0, reader.number("attention_factor") or 1.0
-    factor *= reader.number("key_scale") or 1.0
     return factor * (reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5)
 
 

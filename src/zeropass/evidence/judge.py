@@ -15,6 +15,7 @@ from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.model_files import open_files
 from zeropass.errors import CannotRun
 from zeropass.model.adapted import Adapted
+from zeropass.model.blocks import require_modelled
 from zeropass.model.loading import naming, transformers
 from zeropass.model.model import Model
 
@@ -117,8 +118,7 @@ def open_judge(model: Model) -> Judge:
     """
     if model.family.other_memory:
         raise CannotRun(f"{model.name} reads an encoder of something other than text, which no text can feed.")
-    if model.family.not_run:
-        raise CannotRun(f"{model.name}: {model.family.not_run}, which is not modelled.")
+    require_modelled(model)
     if isinstance(model, Adapted):
         base = open_judge(model.base)
         with naming(model.name):

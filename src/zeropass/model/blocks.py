@@ -43,6 +43,7 @@ __all__ = [
     "layer_embedding",
     "model_input",
     "require_forward",
+    "require_modelled",
     "token_rows",
 ]
 
@@ -694,6 +695,12 @@ class Block:
         return self._vectors[name]
 
 
+def require_modelled(model: Model) -> None:
+    """Raise CannotRun, with the reason, for a model that computes more for a text than is modelled."""
+    if model.family.not_run:
+        raise CannotRun(f"{model.name}: {model.family.not_run}, which is not modelled.")
+
+
 def require_forward(model: Model) -> None:
     """Raise CannotRun, with the reason, for a model whose forward pass `Block` does not compute."""
     if model.family.crosses:
@@ -701,8 +708,7 @@ def require_forward(model: Model) -> None:
         raise CannotRun(
             f"{model.name} is a decoder that reads an encoder's {what}, which a pass over its own tokens lacks{advice}."
         )
-    if model.family.not_run:
-        raise CannotRun(f"{model.name}: {model.family.not_run}, which is not modelled.")
+    require_modelled(model)
     if model.dims.rope:
         try:
             for layer in range(model.dims.layers):

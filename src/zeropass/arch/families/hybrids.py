@@ -385,7 +385,7 @@ BAMBA = replace(
 _FALCON_MULTIPLIERS = {
     "embed_scale": ("embedding_multiplier",),
     "logit_scale": ("lm_head_multiplier",),
-    "key_scale": ("key_multiplier",),
+    "attention_factor": ("key_multiplier",),
     "attn_scale": ("attention_out_multiplier",),
     "mixer_scale": ("ssm_out_multiplier",),
     "mixer_in_scale": ("ssm_in_multiplier",),
