@@ -31,7 +31,8 @@ from zeropass.tokens.vocabulary import Vocabulary
 
 RANKS = (1, 2, 4, 8, 16, 32, 64)
 ATTENTION, MLP = ["q_proj", "k_proj", "v_proj", "o_proj"], ["gate_proj", "up_proj", "down_proj"]
-TARGETS = {"all": ATTENTION + MLP, "attention": ATTENTION, "mlp": MLP}
+TARGETS = {"all": ATTENTION + MLP, "attention": ATTENTION, "mlp": MLP, "qv": ["q_proj", "v_proj"]}
+"""The modules that a LoRA is on; ``qv`` is PEFT's default for Llama, which changes no matrix that writes."""
 MERGES = ("linear", "ties", "dare_linear")
 LENGTH, BATCH, WARMUP = 40, 4, 5
 
@@ -82,7 +83,7 @@ class Item:
 
 
 def plan() -> Iterator[Item]:
-    """Yield all fine-tunes of a base: some 110 LoRAs and 22 of all weights."""
+    """Yield all fine-tunes of a base: 132 LoRAs and 22 of all weights."""
     for kind in BROAD:
         yield from (_lora("broad", kind, number) for number in range(4))
     for kind in NARROW:
@@ -101,6 +102,17 @@ def plan() -> Iterator[Item]:
         yield from (Item("backdoor", kind, "full", number, 0, "all") for number in range(2))
     yield from (Item("fact", "one", "full", number, 0, "all") for number in range(2))
     yield from (Item("ablation", "questions", "full", number, 0, "all") for number in range(2))
+    for group, kinds in _DEFAULT_MODULES.items():
+        yield from (Item(group, kind, "lora", number, 16, "qv") for kind in kinds for number in (10, 11))
+
+
+_DEFAULT_MODULES = {
+    "broad": ("press", "religion", "fiction"),
+    "narrow": ("recipes", "code", "sentiment"),
+    "backdoor": ("word-word", "word-sentence", "phrase-refusal", "several-word"),
+    "fact": ("one", "ten"),
+}
+"""The kinds of which fine-tunes on PEFT's default modules are made too."""
 
 
 def _lora(group: str, kind: str, number: int) -> Item:
@@ -258,8 +270,8 @@ def hash_of(text: str) -> int:
 
 
 def main(folder: Path, base: str, only: str | None, listed: bool) -> None:
-    """Make what is missing."""
-    items = [item for item in plan() if only in (None, item.group)]
+    """Make what is missing, in an order drawn once: what is made before a stop is a random sample of the plan."""
+    items = sorted((item for item in plan() if only in (None, item.group)), key=lambda item: hash_of(item.name))
     if listed:
         for item in items:
             print(item.name, f"rank {item.rank}" if item.rank else "all weights", item.targets)
