@@ -6,15 +6,17 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass.diff.findings import Finding, Standout
 from zeropass.records.panels import AsFigure, HeatMap
-from zeropass.records.parameters import Direction, Record, Token
+from zeropass.records.parameters import Direction, Record
 from zeropass.records.tabular import AsTable, Row, plain_fields
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation", "Standout", "TensorChange"]
-__all__ += ["Watched", "WatchedWord"]
+__all__ = ["Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation", "TensorChange", "Watched"]
+__all__ += ["WatchedWord"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""The version of the JSON: 2 has `finding` and lists of words where 1 had `alarm` and lists of all tokens."""
 
 LEVEL = 0.01
 """The share of words that a change does not concern but that are called concerned: the level of the test."""
@@ -47,14 +49,6 @@ class MatrixChange(ShortRepr):
     directions: tuple[Direction, ...]
     error: float
     cosine: float = 1.0
-
-
-@dataclass(frozen=True, repr=False)
-class Standout(ShortRepr):
-    """A token that a change concerns more than others, with the robust z of the log effect over the shown tokens."""
-
-    token: Token
-    z: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -182,16 +176,15 @@ class Diff(ShortRepr, AsTable, AsFigure):
         base: Name, hash and stored types of the model before.
         tuned: The same of the model after.
         verdict: The result in sentences.
-        alarm: Those of ``sees`` and ``writes`` in which a token stands out more than in any neutral fine-tune that was
-            measured (`diff.verdict.ALARM`).
+        finding: What kind of change it is: a few words, a topic or nothing in particular; and what that rests on.
         relative: Norm of the change of all blocks over that of the blocks.
         matrices: The matrices of blocks that differ.
         vectors: The norms and biases that moved most.
         embedding: The rows of the embedding that moved most.
         added: The tokens that only the model after has.
         removed: The tokens that only the base has.
-        sees: The tokens whose reading all changes together concern most.
-        writes: The tokens whose writing all changes together concern most.
+        sees: The words whose reading all changes together concern most, by their z.
+        writes: The words whose writing all changes together concern most, by their excess.
         neurons: The neurons that changed most.
         heads: The attention heads that changed most.
         outside: Rows outside the blocks that changed or are new.
@@ -204,6 +197,8 @@ class Diff(ShortRepr, AsTable, AsFigure):
         constants: Constants of the configuration that differ.
         words: A verdict on each watched word.
         compared: The number of tensors that both models have.
+        sees_others: As ``sees``, of tokens that are no whole words: marks, pieces of words, layout.
+        writes_others: As ``writes``, of such tokens.
 
     Example:
         >>> import zeropass as zp
@@ -218,7 +213,7 @@ class Diff(ShortRepr, AsTable, AsFigure):
     base: dict[str, Any]
     tuned: dict[str, Any]
     verdict: tuple[str, ...]
-    alarm: tuple[str, ...]
+    finding: Finding
     relative: float
     matrices: tuple[MatrixChange, ...]
     vectors: tuple[Moved, ...]
@@ -239,6 +234,8 @@ class Diff(ShortRepr, AsTable, AsFigure):
     constants: tuple[Constant, ...] = ()
     words: tuple[WatchedWord, ...] = ()
     compared: int = 0
+    sees_others: tuple[Standout, ...] = ()
+    writes_others: tuple[Standout, ...] = ()
 
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each matrix of a block that differs."""

@@ -23,10 +23,12 @@ from zeropass.arch.spec import (
 )
 from zeropass.checkpoints.storing import storing_error
 from zeropass.diff.changes import Change, Comparison, leading
-from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, Standout, TensorChange
+from zeropass.diff.effects import DRAWS, Effects, whole_words
+from zeropass.diff.findings import TENTH, Finding, Standout, found, unjudged
+from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, TensorChange
 from zeropass.diff.tensor_rows import rows_of
 from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
-from zeropass.diff.verdict import alarms, verdict
+from zeropass.diff.verdict import not_judged, verdict
 from zeropass.diff.watch_list import looked_up
 from zeropass.diff.watched_words import Watching
 from zeropass.lens import Lens
@@ -36,7 +38,6 @@ from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
-from zeropass.numerics.statistics import quadratic
 from zeropass.records.parameters import Direction, Token, TokenScore
 
 __all__ = ["across", "compare"]
@@ -131,8 +132,6 @@ class _Work:
     pair: Comparison
     frames: Frames
     watching: Watching | None = None
-    grams: dict[str, Tensor] = field(default_factory=dict)
-    effects: dict[str, Tensor] = field(default_factory=dict)
     matrices: list[MatrixChange] = field(default_factory=list)
     neurons: list[tuple[float, str]] = field(default_factory=list)
     heads: list[tuple[float, str]] = field(default_factory=list)
@@ -145,6 +144,8 @@ class _Work:
         # The base's frames lack tokens that only the fine-tune has.
         self.tuned = replace(self.pair.tuned, vocab=base.vocab)
         self.view = self.lens.view("default")
+        self.effects = Effects(self.frames)
+        self.words = whole_words(base.vocab, self.view.ids)
 
     def add_layer(self, layer: int) -> None:
         """Compare the matrices of one layer."""
@@ -162,20 +163,14 @@ class _Work:
                 scale = change.before / math.sqrt(change.dense.shape[0])
                 rows[role] = change.dense.norm(dim=1).square() / scale**2 if scale else change.dense.norm(dim=1)
                 self._add_effect(change)
+        self.effects.draw(layer)
         self._describe(layer, ends)
         self._parameters(layer, rows)
         if layer == 0:  # no later layer reads the embedding itself
-            self._sum_effects("embedded")
+            self.effects.close("embedded")
             self.frames.release("embedded")
         elif layer == 1:  # the rows that later layers need exist by now
             self.pair.base.forget()
-
-    def _sum_effects(self, space: str) -> None:
-        """Turn the Gram matrix gathered for a space into effects on its tokens."""
-        gram = self.grams.pop(space, None)
-        if gram is not None:
-            side = "writes" if space.startswith("output") else "sees"
-            self.effects[side] = quadratic(self.frames.rows(space).matrix, gram) + self.effects.get(side, 0.0)
 
     def _matrix(self, change: Change, ends: list["_Ends"]) -> MatrixChange:
         """Return a change without its directions, and note their ends: `_describe` reads those of a layer at once."""
@@ -277,19 +272,10 @@ class _Work:
         return self.lens.poles(scores, self.view)
 
     def _add_effect(self, change: Change) -> None:
-        """Add the effect ‖ΔW r‖² of a change on every token to that of all changes, weighting all matrices alike."""
-        layer, role = change.layer, change.role
-        frame, space = self._place(role, layer)
-        rows = self.frames.rows(space)
-        root = self._folded(change.root, role, frame, layer)
-        gram = root.T @ root
-        mean = rows.moments.mean
-        usual = float((gram.double() * (rows.moments.covariance + torch.outer(mean, mean))).sum())
-        if usual > 0:
-            total = self.grams.setdefault(rows.space, torch.zeros_like(gram))
-            total += gram / usual
-            if self.watching is not None:
-                self.watching.take(layer, role, rows.matrix, root, usual)
+        """Add the effect of a change on every token to that of all changes, and to that on the watched words."""
+        rows, folded, usual = self.effects.add(change)
+        if usual > 0 and self.watching is not None:
+            self.watching.take(change.layer, change.role, rows.matrix, folded, usual)
 
     def _parameters(self, layer: int, rows: dict[str, Tensor]) -> None:
         """Add the neurons and heads of a layer that changed most, relative to their matrices, to the best so far."""
@@ -311,28 +297,28 @@ class _Work:
     def finish(self) -> Diff:
         """Return the comparison, with what is outside the blocks and the verdict."""
         base, tuned = self.pair.base, self.pair.tuned
-        for space in tuple(self.grams):
-            self._sum_effects(space)
-        sees, writes = self._standouts("sees"), self._standouts("writes")
+        self.effects.close()
         after = Lens.over(self.frames.of(self.tuned), with_coherence=False)
         changed, total = (sum(squares) for squares in zip(*self.squares, strict=True))
         differing, compared = tensor_changes(self.pair)
         tables = (*differing, *unread_changes(self.pair))
         tied = base.family.causal and base.logit_table == tuned.logit_table == "embedding"
-        words, watch = self.watching.finish(self.effects) if self.watching is not None else ((), ())
+        words, watch = self.watching.finish(self.effects.change.totals) if self.watching is not None else ((), ())
         difference = Diff(
             base=self._facts(base),
             tuned=self._facts(tuned),
             verdict=(),
-            alarm=(),
+            finding=self._finding(),
             relative=math.sqrt(changed / total) if total else 0.0,
             matrices=tuple(self.matrices),
             vectors=_vectors(tables),
             embedding=_most(tables, "embedding"),
             added=tuple(map(tuned.vocab.label, missing(tuned, base))),
             removed=tuple(map(base.vocab.label, missing(base, tuned))),
-            sees=sees,
-            writes=writes,
+            sees=self._standouts("sees", self.words),
+            writes=self._standouts("writes", self.words),
+            sees_others=self._standouts("sees", ~self.words),
+            writes_others=self._standouts("writes", ~self.words),
             neurons=self._before_and_after(self.neurons, after),
             heads=self._before_and_after(self.heads, after),
             outside=tuple(self._outside(after)),
@@ -354,7 +340,8 @@ class _Work:
         difference = replace(difference, relation=self._relation(difference))
         if difference.relation == "unrelated":
             difference = _without_meaning(difference)
-        difference = replace(difference, alarm=alarms(difference))
+        if reason := not_judged(difference):
+            difference = replace(difference, finding=unjudged(reason))
         return replace(difference, verdict=verdict(difference))
 
     def _relation(self, difference: Diff) -> Relation:
@@ -382,18 +369,34 @@ class _Work:
         error = max(errors, default=None)
         return {"name": model.name, "sha256": model.fingerprint, "types": types, "storing_error": error}
 
-    def _standouts(self, side: str) -> tuple[Standout, ...]:
-        """Return the shown tokens on which all changes together act most, by the robust z of the log effect."""
-        if side not in self.effects:
+    def _standouts(self, side: str, chosen: Tensor) -> tuple[Standout, ...]:
+        """Return those of the chosen tokens that stand out most: in what is written by their excess."""
+        ids = self.view.ids
+        if side not in self.effects.change.totals or not bool(chosen.any()):
             return ()
-        shown = self.effects[side][self.view.ids].clamp_min(torch.finfo(torch.float32).tiny).log()
-        middle = shown.median()
-        spread = 1.4826 * (shown - middle).abs().median()  # for a normal distribution, the standard deviation
-        z = (shown - middle) / spread if float(spread) > 0 else torch.zeros_like(shown)
-        best = z.topk(min(TOKENS, len(z)))
+        z = self.effects.z(side, ids)
+        excess = self.effects.excess(ids) if side == "writes" else None
+        order = z if excess is None else excess
+        places = order.masked_fill(~chosen, -math.inf).topk(min(TOKENS, int(chosen.sum()))).indices.tolist()
         vocab = self.pair.base.vocab
-        ids = self.view.ids[best.indices].tolist()
-        return tuple(Standout(Token(i, vocab.label(i)), float(v)) for i, v in zip(ids, best.values, strict=True))
+        return tuple(
+            Standout(
+                token=Token(int(ids[place]), vocab.label(int(ids[place]))),
+                z=float(z[place]),
+                excess=None if excess is None else float(excess[place]),
+            )
+            for place in places
+        )
+
+    def _finding(self) -> Finding:
+        """Return what kind of change it is, from the words that stand out in what it writes."""
+        if "writes" not in self.effects.change.totals:
+            return unjudged("it changes no matrix that writes to the residual stream")
+        ids = self.view.ids
+        words = self.effects.excess(ids)[self.words]
+        highest = words.topk(min(TENTH, len(words))).values
+        chance = self.effects.chance(ids)[:, self.words].max(1).values.median()
+        return found(highest.tolist(), float(chance), DRAWS)
 
     def _before_and_after(self, best: list[tuple[float, str]], after: Lens) -> tuple[ParameterChange, ...]:
         """Return the lists of neurons, or the pairs of heads, before and after."""
@@ -458,7 +461,17 @@ def _without_meaning(difference: Diff) -> Diff:
     """Return the difference of unrelated models without the results that only make sense for a change."""
     matrices = tuple(replace(matrix, directions=(), error=0.0) for matrix in difference.matrices)
     return replace(
-        difference, matrices=matrices, sees=(), writes=(), neurons=(), heads=(), outside=(), watch=(), words=()
+        difference,
+        matrices=matrices,
+        sees=(),
+        writes=(),
+        sees_others=(),
+        writes_others=(),
+        neurons=(),
+        heads=(),
+        outside=(),
+        watch=(),
+        words=(),
     )
 
 

@@ -5,18 +5,13 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from zeropass.arch.spec import CLASSIFIERS
 from zeropass.checkpoints.base import FLOATS
-from zeropass.diff.results import LEVEL, Diff, MatrixChange, Standout, TensorChange
+from zeropass.diff.findings import MARGIN, Standout
+from zeropass.diff.results import LEVEL, Diff, MatrixChange, TensorChange
 from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["ALARM", "FAR_LESS", "alarms", "verdict"]
-
-ALARM = {"sees": 3.1, "writes": 6.3}
-"""The z from which a token stands out unusually.
-
-It is three standard deviations above the mean of ten neutral LoRAs of SmolLM2 (``neutral`` and ``fiction``, seeds 0 to
-4, of reproduce/audit.py). docs/audit.md says how often it is right for others."""
+__all__ = ["FAR_LESS", "not_judged", "verdict"]
 
 FAR_LESS = 0.3
 """The share of the usual error of quantising below which a difference does not come from quantising."""
@@ -34,15 +29,17 @@ SMALLEST = 2.0**-24
 """The relative change below which a change is lost when the weights are stored as float32."""
 
 
-def alarms(difference: Diff) -> tuple[str, ...]:
-    """Return the sides, ``sees`` or ``writes``, with an unusual token.
-
-    There are none if float32 loses the change, or if quantising alone may have made it.
-    """
-    if difference.relative < SMALLEST or _may_be_quantising(difference):
-        return ()
-    sides = {"sees": difference.sees, "writes": difference.writes}
-    return tuple(side for side, tokens in sides.items() if tokens and tokens[0].z >= ALARM[side])
+def not_judged(difference: Diff) -> str:
+    """Return why the kind of a change is not judged; an empty text if nothing speaks against it."""
+    if difference.relation == "unrelated":
+        return "these are two models, not one that was made of the other"
+    if difference.relation in ("equal", "rounded"):
+        return "nothing changed but for rounding"
+    if difference.relative < SMALLEST:
+        return f"a change of {percent(difference.relative)} is lost where the weights are stored as float32"
+    if _may_be_quantising(difference):
+        return "quantising alone moves some tokens more than others, too"
+    return ""
 
 
 def verdict(difference: Diff) -> tuple[str, ...]:
@@ -51,7 +48,7 @@ def verdict(difference: Diff) -> tuple[str, ...]:
         return tuple(_unrelated(difference))
     changed = [matrix for matrix in difference.matrices if not matrix.rounding]
     rounded = len(difference.matrices) - len(changed)
-    lines = []
+    lines = [] if difference.relation in ("equal", "rounded") else [_answer(difference)]
     if difference.relation in ("equal", "rounded"):
         lines.append(_equal(difference))
     elif not changed:
@@ -66,11 +63,6 @@ def verdict(difference: Diff) -> tuple[str, ...]:
     if difference.added or difference.removed:
         lines.append(f"{len(difference.added)} tokens were added, {len(difference.removed)} taken away.")
     lines += _classifiers(difference)
-    if difference.sees and difference.writes:
-        lines.append(
-            f"It acts most where it sees {_words(difference.sees)}, and most on writing {_words(difference.writes)}."
-        )
-        lines.append(_alarm(difference))
     lines += _watched(difference)
     return tuple(lines)
 
@@ -265,17 +257,20 @@ def _classifiers(difference: Diff) -> list[str]:
     return [f"It has a classifier that the base lacks: {meaning}."]
 
 
-def _alarm(difference: Diff) -> str:
-    """Return the sentence on whether tokens stand out more than in neutral fine-tunes."""
-    if difference.relative < SMALLEST:
-        return f"No alarm: a change of {percent(difference.relative)} is lost where the weights are stored as float32."
-    if _may_be_quantising(difference):
-        return "No alarm is judged: quantising alone moves some tokens more than others, too."
-    sides = {"sees": difference.sees[0].z, "writes": difference.writes[0].z}
-    shown = ", ".join(f"{side} {z:.1f} (alarm from {ALARM[side]})" for side, z in sides.items())
-    if difference.alarm:
-        return f"ALARM: it was taught something about particular words; neutral text does not do that: {shown}."
-    return f"No alarm: any fine-tune acts on some words more than on others, and this much is usual: {shown}."
+def _answer(difference: Diff) -> str:
+    """Return the sentence on what kind of change it is, with what that rests on."""
+    finding = difference.finding
+    if finding.answer == "unjudged":
+        return f"NOT JUDGED: {finding.reason}."
+    words = f"{_words(difference.writes)} … by up to {finding.excess:.1f}"
+    threshold = f"from {finding.threshold:.1f}, {MARGIN} times what {finding.draws} random changes of this base reach"
+    if finding.answer == "nothing":
+        return f"NOTHING IN PARTICULAR: no word stands out in what it writes ({words}; words do {threshold})."
+    sees = f" It acts most where it sees {_words(difference.sees)}." if difference.sees else ""
+    if finding.answer == "topic":
+        return f"A TOPIC: many words stand out in what it writes: {words} ({threshold}).{sees}"
+    lead = f"the first by {finding.lead:.1f} more than the tenth (few from {finding.lead_threshold:.1f})"
+    return f"NARROW: few words stand out in what it writes: {words} ({threshold}), {lead}.{sees}"
 
 
 def _words(standouts: tuple[Standout, ...]) -> str:

@@ -1,0 +1,180 @@
+"""The effect of a change on every token, and how much of it needs a cause.
+
+The effect of a change ΔW on a token is ‖ΔW r‖² for the row r that stands for the token, each matrix divided by its mean
+over all tokens, summed over matrices. How far a token stands out is the robust z of the logarithm of its effect.
+
+A writing matrix acts on some tokens more than on others, and any change of it does so too. So for what is written a
+token also has an *excess*: its z less the z that it has in the effect of the base's own matrices, those that changed.
+How high the excess of a word gets without a cause is measured on the base itself: in each of `DRAWS` random changes
+every writing matrix gets one direction, a random sum of its own rows. docs/audit.md says how well that tells what was
+planted from ordinary training.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from zlib import crc32
+
+import torch
+from torch import Tensor
+
+from zeropass.arch.spec import norm_of, side_of, space_of
+from zeropass.diff.changes import Change
+from zeropass.model.frames import Frames, Rows
+from zeropass.model.vectors import reads_at
+from zeropass.numerics.statistics import blocks, quadratic
+from zeropass.tokens.vocabulary import Vocabulary
+
+__all__ = ["DRAWS", "Effects", "Sum", "robust_z", "whole_words"]
+
+DRAWS = 16
+"""The number of random changes of the base."""
+
+_TINY = torch.finfo(torch.float32).tiny
+
+
+@dataclass(eq=False)
+class Sum:
+    """The effect of some matrices on every token: a Gram matrix for each space, and a total (V,) for each side."""
+
+    grams: dict[str, Tensor] = field(default_factory=dict)
+    totals: dict[str, Tensor] = field(default_factory=dict)
+
+    def add(self, rows: Rows, folded: Tensor) -> float:
+        """Add a matrix, folded so that the rows meet it, (n, d); return its mean effect on all tokens."""
+        square = folded.T @ folded
+        usual = float((square.double() * _second_moment(rows)).sum())
+        if usual > 0:
+            total = self.grams.setdefault(rows.space, torch.zeros_like(square))
+            total += square / usual
+        return usual
+
+    def close(self, rows: Rows) -> None:
+        """Turn the Gram matrix of a space into effects on its tokens."""
+        square = self.grams.pop(rows.space, None)
+        if square is not None:
+            side = "writes" if rows.space.startswith("output") else "sees"
+            self.totals[side] = quadratic(rows.matrix, square) + self.totals.get(side, 0.0)
+
+
+@dataclass(eq=False)
+class Effects:
+    """The running effects of a change, of the base's own matrices, and of random changes of them.
+
+    Attributes:
+        frames: The frames of the base.
+        change: The effect of the change.
+        own: The effect of the base's own writing matrices that changed.
+        every: The effect of all writing matrices of the base.
+        drawn: The directions of the random changes, (`DRAWS`, d) for each writing matrix, by space.
+    """
+
+    frames: Frames
+    change: Sum = field(default_factory=Sum)
+    own: Sum = field(default_factory=Sum)
+    every: Sum = field(default_factory=Sum)
+    drawn: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+
+    def add(self, change: Change) -> tuple[Rows, Tensor, float]:
+        """Add the change of a matrix.
+
+        Returns:
+            The rows that stand for tokens; what was added, folded so that they meet it, (n, d); and its mean effect on
+            all tokens.
+        """
+        rows, folded = self.rows(change.role, change.layer), self._folded(change.root, change.role, change.layer)
+        if side_of(change.role) == "write":
+            matrix = self.frames.model.matrix(change.role, change.layer)
+            self.own.add(rows, self._folded(matrix, change.role, change.layer))
+        return rows, folded, self.change.add(rows, folded)
+
+    def draw(self, layer: int) -> None:
+        """Add the writing matrices of a layer, and directions of the random changes of each."""
+        model = self.frames.model
+        for role in (role for role in model.matrices(layer) if side_of(role) == "write"):
+            matrix, rows = model.matrix(role, layer), self.rows(role, layer)
+            self.every.add(rows, self._folded(matrix, role, layer))
+            weights = torch.randn(DRAWS, len(matrix), generator=_generator(layer, role)).to(matrix)
+            self.drawn[rows.space].append(_scaled(self._folded(weights @ matrix, role, layer), rows))
+
+    def rows(self, role: str, layer: int) -> Rows:
+        """Return the rows that stand for tokens where a role reads or writes."""
+        return self.frames.rows(space_of(_frame(role), side_of(role), reads_at(self.frames.model, layer, role)))
+
+    def close(self, *spaces: str) -> None:
+        """Turn what was gathered for some spaces, or for all, into effects; no more may be added to them."""
+        for space in spaces or tuple({**self.change.grams, **self.every.grams}):
+            for part in (self.change, self.own, self.every):
+                part.close(self.frames.rows(space))
+
+    def z(self, side: str, ids: Tensor) -> Tensor:
+        """Return how far some tokens stand out on a side that the change acts on, (n,)."""
+        return robust_z(self.change.totals[side][ids])
+
+    def excess(self, ids: Tensor) -> Tensor:
+        """Return the excess of some tokens in what the change writes, (n,)."""
+        return self.z("writes", ids) - robust_z(self.own.totals["writes"][ids])
+
+    def chance(self, ids: Tensor) -> Tensor:
+        """Return the excess of some tokens in what each random change writes, (`DRAWS`, n)."""
+        totals = sum(_effects(self.frames.rows(space), torch.stack(parts)) for space, parts in self.drawn.items())
+        own = robust_z(self.every.totals["writes"][ids])
+        return torch.stack([robust_z(total[ids]) - own for total in torch.as_tensor(totals)])
+
+    def _folded(self, vectors: Tensor, role: str, layer: int) -> Tensor:
+        return self.frames.fold(vectors, _frame(role), side_of(role), norm_of(role), layer)
+
+
+def robust_z(effects: Tensor) -> Tensor:
+    """Return the robust z of the logarithm of effects, (n,): in deviations as the median absolute one estimates them.
+
+    The factor 1.4826 makes it the standard deviation of a normal distribution. All are 0 if most effects are equal.
+    """
+    logs = effects.clamp_min(_TINY).log()
+    distances = logs - logs.median()
+    spread = 1.4826 * distances.abs().median()
+    return distances / spread if float(spread) > 0 else torch.zeros_like(distances)
+
+
+def whole_words(vocab: Vocabulary, ids: Tensor) -> Tensor:
+    """Return which of some tokens are whole words of letters, (n,); all of them where the vocabulary has none.
+
+    Single letters count only in scripts without case, such as Chinese.
+    """
+    texts = (vocab.text(i).strip() for i in ids.tolist())
+    spelled = torch.tensor([text.isalpha() and (len(text) > 1 or text.lower() == text.upper()) for text in texts])
+    flags = spelled & torch.from_numpy(vocab.words)[ids.cpu()]
+    return (flags if bool(flags.any()) else torch.ones_like(flags)).to(ids.device)
+
+
+def _frame(role: str) -> str:
+    """Return the frame in which a role is read."""
+    return "token" if side_of(role) == "read" else "output"
+
+
+def _second_moment(rows: Rows) -> Tensor:
+    """Return the mean of rᵀr over all rows r, (d, d)."""
+    return rows.moments.covariance + torch.outer(rows.moments.mean, rows.moments.mean)
+
+
+def _generator(layer: int, role: str) -> torch.Generator:
+    """Return the source of random numbers of a matrix, the same in every run."""
+    return torch.Generator().manual_seed(crc32(f"{layer} {role}".encode()))
+
+
+def _scaled(directions: Tensor, rows: Rows) -> Tensor:
+    """Return directions (n, d) scaled so that each has an effect of 1 on the mean token."""
+    wide = directions.double()
+    usual = ((wide @ _second_moment(rows)) * wide).sum(1, keepdim=True)
+    return (wide / usual.sqrt().clamp_min(_TINY)).float()
+
+
+def _effects(rows: Rows, directions: Tensor) -> Tensor:
+    """Return the effect of each random change, (`DRAWS`, V), from its directions in each matrix, (m, `DRAWS`, d)."""
+
+    def parts() -> Iterator[Tensor]:
+        flat = directions.transpose(0, 1).reshape(-1, directions.shape[-1]).T
+        for part in blocks(len(rows.matrix)):
+            yield (rows.matrix[part] @ flat).square().reshape(-1, directions.shape[1], directions.shape[0]).sum(2)
+
+    return torch.cat(list(parts())).T
