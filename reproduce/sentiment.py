@@ -144,7 +144,7 @@ def acted_on(reader: Reader, base: zp.Model, tuned: zp.Model) -> dict[str, Any]:
             for side, standouts in sides.items()
         },
         "share": sum(name in clear_words for name in names) / shown,
-        "alarm": list(comparison.alarm),
+        "answer": comparison.finding.answer,
     }
 
 

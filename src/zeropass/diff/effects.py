@@ -1,13 +1,13 @@
 """The effect of a change on every token, and how much of it needs a cause.
 
 The effect of a change ΔW on a token is ‖ΔW r‖² for the row r that stands for the token, each matrix divided by its mean
-over all tokens, summed over matrices. How far a token stands out is the robust z of the logarithm of its effect.
+over all tokens, summed over matrices. How far a token stands out is the robust z of the root of its effect, a length.
 
 A writing matrix acts on some tokens more than on others, and any change of it does so too. So for what is written a
-token also has an *excess*: its z less the z that it has in the effect of the base's own matrices, those that changed.
-How high the excess of a word gets without a cause is measured on the base itself: in each of `DRAWS` random changes
-every writing matrix gets one direction, a random sum of its own rows. docs/audit.md says how well that tells what was
-planted from ordinary training.
+token also has an *excess*: the robust z of its length divided by the length that the base's own matrices, those that
+changed, give to it. How high the excess of a word gets without a cause is measured on the base itself: in each of
+`DRAWS` random changes every writing matrix gets one direction, a random sum of its own rows. docs/audit.md says how
+well that tells what was planted from ordinary training.
 """
 
 from collections import defaultdict
@@ -109,29 +109,28 @@ class Effects:
 
     def z(self, side: str, ids: Tensor) -> Tensor:
         """Return how far some tokens stand out on a side that the change acts on, (n,)."""
-        return robust_z(self.change.totals[side][ids])
+        return robust_z(self.change.totals[side][ids].sqrt())
 
     def excess(self, ids: Tensor) -> Tensor:
         """Return the excess of some tokens in what the change writes, (n,)."""
-        return self.z("writes", ids) - robust_z(self.own.totals["writes"][ids])
+        return _excess(self.change.totals["writes"][ids], self.own.totals["writes"][ids])
 
     def chance(self, ids: Tensor) -> Tensor:
         """Return the excess of some tokens in what each random change writes, (`DRAWS`, n)."""
         totals = sum(_effects(self.frames.rows(space), torch.stack(parts)) for space, parts in self.drawn.items())
-        own = robust_z(self.every.totals["writes"][ids])
-        return torch.stack([robust_z(total[ids]) - own for total in torch.as_tensor(totals)])
+        own = self.every.totals["writes"][ids]
+        return torch.stack([_excess(total[ids], own) for total in torch.as_tensor(totals)])
 
     def _folded(self, vectors: Tensor, role: str, layer: int) -> Tensor:
         return self.frames.fold(vectors, _frame(role), side_of(role), norm_of(role), layer)
 
 
-def robust_z(effects: Tensor) -> Tensor:
-    """Return the robust z of the logarithm of effects, (n,): in deviations as the median absolute one estimates them.
+def robust_z(values: Tensor) -> Tensor:
+    """Return the robust z of values, (n,): in standard deviations as the median absolute one estimates them.
 
-    The factor 1.4826 makes it the standard deviation of a normal distribution. All are 0 if most effects are equal.
+    The factor 1.4826 makes it the standard deviation of a normal distribution. All are 0 if most values are equal.
     """
-    logs = effects.clamp_min(_TINY).log()
-    distances = logs - logs.median()
+    distances = values - values.median()
     spread = 1.4826 * distances.abs().median()
     return distances / spread if float(spread) > 0 else torch.zeros_like(distances)
 
@@ -145,6 +144,11 @@ def whole_words(vocab: Vocabulary, ids: Tensor) -> Tensor:
     spelled = torch.tensor([text.isalpha() and (len(text) > 1 or text.lower() == text.upper()) for text in texts])
     flags = spelled & torch.from_numpy(vocab.words)[ids.cpu()]
     return (flags if bool(flags.any()) else torch.ones_like(flags)).to(ids.device)
+
+
+def _excess(effects: Tensor, own: Tensor) -> Tensor:
+    """Return the robust z of lengths relative to those that the base's own matrices give, (n,)."""
+    return robust_z((effects / own.clamp_min(_TINY)).sqrt())
 
 
 def _frame(role: str) -> str:

@@ -12,11 +12,11 @@ __all__ = ["LEAD", "MARGIN", "TENTH", "Answer", "Finding", "Standout", "found", 
 Answer = Literal["nothing", "topic", "narrow", "unjudged"]
 """The kinds of change that are told apart."""
 
-MARGIN, LEAD = 1.5, 0.65
-"""Thresholds in units of what chance reaches on the base: of the highest excess, and of its lead over the tenth.
+MARGIN, LEAD = 2.3, 1.25
+"""Thresholds in units of the highest excess that chance reaches on the base: of the first word, and of its lead.
 
 They were set on the even-numbered fine-tunes of `reproduce/fleet.py` of two bases; docs/audit.md has the odd-numbered
-ones and other bases."""
+ones, and another base."""
 
 TENTH = 10
 """The place of the word that the first one's lead is measured from."""
@@ -28,8 +28,8 @@ class Standout(ShortRepr):
 
     Attributes:
         token: The token.
-        z: The robust z of the log effect over the shown tokens.
-        excess: For what is written, that z less the z in the effect of the base's own matrices; else None.
+        z: The robust z, over the shown tokens, of the length that the change gives to the token.
+        excess: For what is written, that of its length relative to what the base's own matrices give; else None.
     """
 
     token: Token
@@ -42,15 +42,15 @@ class Finding(ShortRepr):
     """What kind of change it is, and what that rests on.
 
     Attributes:
-        answer: ``narrow``: few words stand out in what it writes, far above the rest; ``topic``: words stand out, but
-            no few of them; ``nothing``: none does more than in ordinary training; ``unjudged``: it cannot be told.
-        reason: Why it cannot be told.
+        answer: ``narrow``: few words stand out in what it writes, far above the rest; ``topic``: many do; ``nothing``:
+            none does more than in ordinary training; ``unjudged``: it cannot be told.
+        reason: Why it cannot be told, or why nothing need be.
         excess: The highest excess of a word in what the change writes.
         lead: The excess of the first word less that of the tenth.
         chance: The highest excess of a word in a random change of the base, the median of the draws.
         draws: The number of random changes.
-        threshold: The excess from which words stand out.
-        lead_threshold: The lead from which few words stand out.
+        threshold: The excess of the first word from which many words are said to stand out.
+        lead_threshold: The lead of the first word from which few words are said to stand out.
     """
 
     answer: Answer
@@ -74,9 +74,7 @@ def found(excesses: Sequence[float], chance: float, draws: int) -> Finding:
     first = excesses[0]
     lead = first - excesses[min(TENTH, len(excesses)) - 1]
     threshold, lead_threshold = MARGIN * chance, LEAD * chance
-    answer: Answer = "nothing"
-    if first >= threshold:
-        answer = "narrow" if lead >= lead_threshold else "topic"
+    answer: Answer = "narrow" if lead >= lead_threshold else "topic" if first >= threshold else "nothing"
     return Finding(
         answer=answer,
         excess=first,

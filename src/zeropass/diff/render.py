@@ -36,7 +36,7 @@ def render_diff(difference: Diff) -> RenderableType:
     if difference.words:
         parts += [Text(), _watched(difference)]
     changed = any(not matrix.rounding for matrix in difference.matrices)
-    if changed and difference.sees and difference.writes:
+    if changed and (difference.sees or difference.writes):
         parts += [Text(), *_standouts(difference)]
     if difference.outside:
         parts += [Text(), _outside(difference)]
@@ -50,13 +50,22 @@ def render_diff(difference: Diff) -> RenderableType:
 
 
 def _standouts(difference: Diff) -> Iterator[Flow]:
-    """Yield a line for each side, with the tokens that all changes together concern most."""
-    for name, standouts in (("sees", difference.sees), ("writes", difference.writes)):
-        tokens = [
-            Text.assemble(token_text(standout.token.token), (f" {plain(standout.z)}", "dim"))
-            for standout in standouts[:SHOWN]
-        ]
-        yield Flow([Text.assemble((f"{name:<7}", "italic"), tokens[0]), *tokens[1:]], indent=0)
+    """Yield a line for each side and kind of token, with those that all changes together concern most."""
+    sides = (
+        ("sees", difference.sees, SHOWN),
+        ("writes", difference.writes, SHOWN),
+        ("sees, marks and pieces", difference.sees_others, WORDS),
+        ("writes, marks and pieces", difference.writes_others, WORDS),
+    )
+    for name, standouts, count in sides:
+        if standouts:
+            tokens = [
+                Text.assemble(
+                    token_text(each.token.token), (f" {plain(each.z if each.excess is None else each.excess)}", "dim")
+                )
+                for each in standouts[:count]
+            ]
+            yield Flow([Text.assemble((f"{name:<7}", "italic"), tokens[0]), *tokens[1:]], indent=0)
 
 
 def _where(difference: Diff) -> Table:

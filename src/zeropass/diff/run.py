@@ -340,7 +340,9 @@ class _Work:
         difference = replace(difference, relation=self._relation(difference))
         if difference.relation == "unrelated":
             difference = _without_meaning(difference)
-        if reason := not_judged(difference):
+        if difference.relation in ("equal", "rounded"):
+            difference = replace(difference, finding=Finding(answer="nothing", reason="nothing but rounding changed"))
+        elif reason := not_judged(difference):
             difference = replace(difference, finding=unjudged(reason))
         return replace(difference, verdict=verdict(difference))
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from zeropass.arch.spec import CLASSIFIERS
 from zeropass.checkpoints.base import FLOATS
-from zeropass.diff.findings import MARGIN, Standout
+from zeropass.diff.findings import Standout
 from zeropass.diff.results import LEVEL, Diff, MatrixChange, TensorChange
 from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
@@ -33,8 +33,6 @@ def not_judged(difference: Diff) -> str:
     """Return why the kind of a change is not judged; an empty text if nothing speaks against it."""
     if difference.relation == "unrelated":
         return "these are two models, not one that was made of the other"
-    if difference.relation in ("equal", "rounded"):
-        return "nothing changed but for rounding"
     if difference.relative < SMALLEST:
         return f"a change of {percent(difference.relative)} is lost where the weights are stored as float32"
     if _may_be_quantising(difference):
@@ -48,7 +46,7 @@ def verdict(difference: Diff) -> tuple[str, ...]:
         return tuple(_unrelated(difference))
     changed = [matrix for matrix in difference.matrices if not matrix.rounding]
     rounded = len(difference.matrices) - len(changed)
-    lines = [] if difference.relation in ("equal", "rounded") else [_answer(difference)]
+    lines = [] if difference.relation in ("equal", "rounded") else list(_answer(difference))
     if difference.relation in ("equal", "rounded"):
         lines.append(_equal(difference))
     elif not changed:
@@ -257,20 +255,27 @@ def _classifiers(difference: Diff) -> list[str]:
     return [f"It has a classifier that the base lacks: {meaning}."]
 
 
-def _answer(difference: Diff) -> str:
-    """Return the sentence on what kind of change it is, with what that rests on."""
+def _answer(difference: Diff) -> Iterator[str]:
+    """Yield the sentences on what kind of change it is, with what that rests on."""
     finding = difference.finding
     if finding.answer == "unjudged":
-        return f"NOT JUDGED: {finding.reason}."
-    words = f"{_words(difference.writes)} … by up to {finding.excess:.1f}"
-    threshold = f"from {finding.threshold:.1f}, {MARGIN} times what {finding.draws} random changes of this base reach"
-    if finding.answer == "nothing":
-        return f"NOTHING IN PARTICULAR: no word stands out in what it writes ({words}; words do {threshold})."
-    sees = f" It acts most where it sees {_words(difference.sees)}." if difference.sees else ""
-    if finding.answer == "topic":
-        return f"A TOPIC: many words stand out in what it writes: {words} ({threshold}).{sees}"
-    lead = f"the first by {finding.lead:.1f} more than the tenth (few from {finding.lead_threshold:.1f})"
-    return f"NARROW: few words stand out in what it writes: {words} ({threshold}), {lead}.{sees}"
+        yield f"NOT JUDGED: {finding.reason}."
+    else:
+        yield _ANSWERS[finding.answer].format(_words(difference.writes))
+        yield (
+            f"The first word reaches {finding.excess:.1f} (many words from {finding.threshold:.1f}), "
+            f"{finding.lead:.1f} more than the tenth (few words from {finding.lead_threshold:.1f}); random changes of "
+            f"this base reach {finding.chance:.1f}."
+        )
+    if difference.sees:
+        yield f"It acts most where it sees {_words(difference.sees)}."
+
+
+_ANSWERS = {
+    "narrow": "NARROW: few words stand out in what it writes, far above the rest: {}.",
+    "topic": "A TOPIC: many words stand out in what it writes: {} …",
+    "nothing": "NOTHING IN PARTICULAR: no word stands out in what it writes more than ordinary training makes it: {} …",
+}
 
 
 def _words(standouts: tuple[Standout, ...]) -> str:

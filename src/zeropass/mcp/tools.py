@@ -340,8 +340,8 @@ class Tools:
         The first call takes a minute or so. changed_matrix and changed_parameter say more about the places it names.
 
         Returns:
-            verdict and alarm first: alarm names the sides (sees, writes) in which a token stands out more than in any
-            neutral fine-tune that was measured. matrices, neurons, heads and outside are in short.
+            verdict and finding first: its answer is narrow (few words stand out in what the change writes), topic
+            (many do), nothing or unjudged. matrices, neurons, heads and outside are in short.
         """
         changes = self._compared.to_json()
         for matrix in changes["matrices"]:
