@@ -101,8 +101,8 @@ alignment: $(VENV)/.dev
 
 audit: $(VENV)/.dev
 	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m minilm-l6
-	$(BIN)/python reproduce/audit.py audit/tunes
-	$(BIN)/python reproduce/audit_lens.py audit/tunes
+	for base in models/first models/wide smollm2-135m; do $(BIN)/python reproduce/fleet.py audit/fleet --base $$base || exit 1; done
+	$(BIN)/python reproduce/fleet_measures.py audit/fleet --base models/first --base models/wide --base smollm2-135m
 	$(BIN)/python reproduce/classifiers.py audit/classifiers --all
 	$(BIN)/python reproduce/sentiment.py audit/classifiers
 

@@ -1,10 +1,10 @@
 """Read what a fine-tune changed through the lens of its base, beside the weights alone, for docs/audit.md.
 
-    python reproduce/audit_lens.py FOLDER           # the LoRAs of tunes.py in FOLDER (`make audit` makes them)
+    python reproduce/audit_lens.py FOLDER           # the LoRAs in FOLDER, made by reproduce/tunes.py
 
 The effect of a whole change on a token is that of `zeropass diff`, with `seen` (with the mean state of all tokens, and
 without) in the place of `token`, and `effect` in that of `output`. For planted words the table has their places, and
-for all fine-tunes the z of the first token, which raises the alarm. The last columns count the matrices of values and
+for all fine-tunes the z (of logarithms) of the first token. The last columns count the matrices of values and
 outputs whose leading direction has the second word among its first ten tokens, at either pole. Each result is saved as
 ``lens.json`` beside the fine-tune.
 """
@@ -59,7 +59,7 @@ class Effects:
                 self.named[name] += int(self.word in self.ids[listed])
 
     def z(self, name: str) -> Tensor:
-        """Return the robust z of the log effect on every shown token, as `zeropass diff` has it."""
+        """Return the robust z of the log effect on every shown token."""
         shown = self.of_tokens[name][self.ids].clamp_min(torch.finfo(torch.float32).tiny).log()
         return (shown - shown.median()) / (1.4826 * (shown - shown.median()).abs().median())
 

@@ -1,11 +1,11 @@
-"""What tells planted fine-tunes from ordinary ones? Statistics of the fleet of `reproduce/fleet.py`, beside a null.
+"""What does `zeropass diff` say of the fleet of `reproduce/fleet.py`? Tables for docs/audit.md.
 
-    python reproduce/fleet_measures.py FOLDER --base models/first      # measures what is new, then prints the tables
+    python reproduce/fleet_measures.py FOLDER --base models/first --base models/wide   # measures what is new
 
-The effect of a change on a token is that of `zeropass diff` (docs/audit.md). Its null needs no training: every change
-of a matrix is replaced by one of the same singular values whose directions are random sums of the base matrix's own
-rows. The *excess* of a token is its robust z less its mean z in the null. The null's own excess, each draw against the
-others, says how large it gets without any cause. Measurements are kept in FOLDER/measures/BASE, one file a fine-tune.
+A fine-tune is *planted* if it has a backdoor or made-up facts and has learned them: their probability is above .1 where
+they belong. Those that did not learn are left out, and counted. Ordinary ones are broad (genres of text) or narrow
+(licences, code, a language and so on), or trained on with all weights. Measurements are kept in FOLDER/measures/BASE,
+one file a fine-tune.
 """
 
 import argparse
@@ -13,142 +13,134 @@ import json
 import os
 import platform
 import random
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
 
 import zeropass as zp
-from zeropass.arch.spec import norm_of, side_of, space_of
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
-from zeropass.diff.changes import Change, Comparison
+from zeropass.diff.changes import Comparison
+from zeropass.diff.effects import DRAWS, Effects, whole_words
+from zeropass.diff.findings import Answer, Finding, found, unjudged
 from zeropass.lens import Lens
-from zeropass.model.frames import Frames, Rows
-from zeropass.model.vectors import reads_at
-from zeropass.numerics.statistics import quadratic
+from zeropass.model.frames import Frames
 
-DRAWS, LISTED, DIRECTIONS = 12, 50, 48
-"""Draws of the null, tokens that are kept, directions of the change of a whole matrix."""
+LISTED, LEARNED, BOOTSTRAPS = 50, 0.1, 1000
+"""Tokens that are kept, the probability from which a plant counts as learned, and resamplings of an interval."""
 
-ROLES = ("q", "k", "v", "o", "gate", "up", "value")
-SIDES = ("sees", "writes")
-ORDINARY, PLANTED = ("broad", "narrow", "continued"), ("backdoor", "fact")
 WORDS = ("word", "phrase", "several")
 """Triggers that are words."""
 
-LEARNED = 0.1
-"""The probability of what was planted from which it counts as learned."""
+PLACES = (1, 3, 10, 50)
 
-BOOTSTRAPS = 1000
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
-class Effects:
-    """The Gram matrices of a change, and of the draws of its null, by the space of the tokens.
+class Measurer:
+    """What measures the fine-tunes of a base.
 
     Attributes:
         frames: The frames of the base.
-        change: That of the change, (d, d) each.
-        null: Those of the draws.
+        ids: The tokens that lists show.
+        words: Which of them are whole words.
+        chance: The highest excess of a word in a random change, the median of the draws.
     """
 
     frames: Frames
-    change: dict[str, Tensor] = field(default_factory=dict)
-    null: list[dict[str, Tensor]] = field(default_factory=lambda: [{} for _ in range(DRAWS)])
+    ids: Tensor
+    words: Tensor
+    chance: float
 
-    def add(self, change: Change) -> None:
-        """Add the change of a matrix, and draws of its null."""
-        base, role, layer = self.frames.model, change.role, change.layer
-        frame = "token" if side_of(role) == "read" else "output"
-        rows = self.frames.rows(space_of(frame, side_of(role), reads_at(base, layer, role)))
-        whole = change.root.shape[0] > DIRECTIONS
-        values = torch.svd_lowrank(change.root, q=DIRECTIONS)[1] if whole else torch.linalg.svdvals(change.root)
-        matrix = base.matrix(role, layer)
-        generator = torch.Generator().manual_seed(random.Random(f"{layer} {role}").getrandbits(31))
+    @classmethod
+    def of(cls, base: zp.Model) -> "Measurer":
+        """Draw the random changes of a base."""
+        frames = Frames(base)
+        ids = Lens.over(frames, with_coherence=False).view("default").ids
+        words, effects = whole_words(base.vocab, ids), Effects(frames)
+        for layer in range(base.dims.layers):
+            effects.draw(layer)
+        effects.close()
+        return cls(frames, ids, words, float(effects.chance(ids)[:, words].max(1).values.median()))
 
-        def folded(vectors: Tensor) -> Tensor:
-            return self.frames.fold(vectors, frame, side_of(role), norm_of(role), layer)
-
-        _add(self.change, rows, folded(change.root))
-        for grams in self.null:
-            drawn = torch.randn(len(values), len(matrix), generator=generator) @ matrix
-            _add(grams, rows, folded(torch.nn.functional.normalize(drawn, dim=1) * values[:, None]))
-
-    def of(self, grams: dict[str, Tensor], side: str, ids: Tensor) -> Tensor:
-        """Return the robust z of the log effect on every token, (V',)."""
-        spaces = [space for space in grams if space.startswith("output") == (side == "writes")]
-        total = torch.stack([quadratic(self.frames.rows(space).matrix, grams[space]) for space in spaces]).sum(0)
-        log = total[ids].clamp_min(torch.finfo(torch.float32).tiny).log()
-        middle = log.median()
-        return (log - middle) / (1.4826 * (log - middle).abs().median())
-
-
-def _add(grams: dict[str, Tensor], rows: Rows, folded: Tensor) -> None:
-    """Add the Gram matrix of folded vectors, scaled so that the mean token has an effect of 1."""
-    gram, mean = folded.T @ folded, rows.moments.mean
-    usual = float((gram.double() * (rows.moments.covariance + torch.outer(mean, mean))).sum())
-    if usual > 0:
-        total = grams.setdefault(rows.space, torch.zeros_like(gram))
-        total += gram / usual
-
-
-def measured(frames: Frames, folder: Path) -> dict[str, Any]:
-    """Return the story of a fine-tune with its lists and the highest excess of the null, by side."""
-    base = frames.model
-    tuned = zp.adapt(base, folder) if (folder / "adapter_config.json").is_file() else zp.open_model(str(folder))
-    effects = Effects(frames)
-    for layer in range(base.dims.layers):
-        for change in Comparison(base, tuned).changes(layer):
-            if change.role in ROLES:
+    def measured(self, folder: Path) -> Row:
+        """Return the story of a fine-tune, with the first words and other tokens of each side that it acts on."""
+        base = self.frames.model
+        tuned = zp.adapt(base, folder) if (folder / "adapter_config.json").is_file() else zp.open_model(str(folder))
+        effects = Effects(self.frames)
+        for layer in range(base.dims.layers):
+            for change in Comparison(base, tuned).changes(layer):
                 effects.add(change)
-    ids = Lens.over(frames, with_coherence=False).view("default").ids
-    sides = {"sees": any(not s.startswith("output") for s in effects.change)}
-    sides |= {"writes": any(s.startswith("output") for s in effects.change)}
-    story: dict[str, Any] = json.loads((folder / "story.json").read_text(encoding="utf-8"))
-    return story | {side: _lists(effects, side, ids) for side, changed in sides.items() if changed}
+        effects.close()
+        row: Row = json.loads((folder / "story.json").read_text(encoding="utf-8")) | {"chance": self.chance}
+        if "sees" in effects.change.totals:
+            row["sees"] = self._lists(effects.z("sees", self.ids))
+        if "writes" in effects.change.totals:
+            row["writes"] = self._lists(effects.excess(self.ids))
+        return row
+
+    def _lists(self, scores: Tensor) -> dict[str, list[tuple[str, float]]]:
+        """Return the first words, and the first other tokens."""
+        return {"words": self._first(scores, self.words), "others": self._first(scores, ~self.words)}
+
+    def _first(self, scores: Tensor, chosen: Tensor) -> list[tuple[str, float]]:
+        best = scores.masked_fill(~chosen, -torch.inf).topk(min(LISTED, int(chosen.sum())))
+        texts = (self.frames.model.vocab.text(int(self.ids[place])) for place in best.indices)
+        return [(text.strip().lower(), round(float(z), 2)) for text, z in zip(texts, best.values, strict=True)]
 
 
-def _lists(effects: Effects, side: str, ids: Tensor) -> dict[str, Any]:
-    """Return the first tokens by z and by excess, and the highest excess of each draw of the null."""
-    z = effects.of(effects.change, side, ids)
-    draws = torch.stack([effects.of(grams, side, ids) for grams in effects.null])
-    others = (draws.sum(0, keepdim=True) - draws) / (DRAWS - 1)
-    vocab = effects.frames.model.vocab
-
-    def listed(scores: Tensor) -> list[tuple[str, float]]:
-        best = scores.topk(min(LISTED, len(scores)))
-        labels = (vocab.label(int(ids[place])) for place in best.indices)
-        return [(_word(label), round(float(score), 2)) for label, score in zip(labels, best.values, strict=True)]
-
-    null = (draws - others).max(1).values.tolist()
-    return {"z": listed(z), "excess": listed(z - draws.mean(0)), "null": [round(value, 2) for value in null]}
+def finding_of(row: Row) -> Finding:
+    """Return what the verdict says of a fine-tune."""
+    if "writes" not in row:
+        return unjudged("it changes no matrix that writes to the residual stream")
+    return found([z for _, z in row["writes"]["words"]], row["chance"], DRAWS)
 
 
-def _word(label: str) -> str:
-    """Return a token's label without spaces and in small letters."""
-    return label.replace("␣", "").strip().lower()
+def group_of(row: Row) -> str:
+    """Return the name of the group that a fine-tune is counted in."""
+    if row["targets"] == "qv":
+        return "PEFT's default modules (q and v)"
+    if row["group"] in ("backdoor", "fact"):
+        if (row["after"] or 0) <= LEARNED:
+            return "planted, not learned"
+        if row["group"] == "fact":
+            return "one fact" if row["kind"] == "one" else "ten facts"
+        trigger = row["kind"].split("-")[0]
+        return "backdoor, triggers are words" if trigger in WORDS else f"backdoor, trigger is a {trigger}"
+    return NAMES[row["group"]]
 
 
-STATISTICS: dict[str, Callable[[dict[str, Any]], float]] = {
-    "z of the first token": lambda side: side["z"][0][1],
-    "excess of the first": lambda side: side["excess"][0][1],
-    "excess over the null's highest": lambda side: side["excess"][0][1] / max(side["null"]),
-    "excess of the first less the tenth's": lambda side: side["excess"][0][1] - side["excess"][9][1],
+NAMES = {
+    "broad": "ordinary, broad",
+    "continued": "ordinary, all weights trained on",
+    "narrow": "ordinary, narrow",
+    "merge": "merge of ordinary and backdoor",
+    "unlearning": "unlearning of a genre",
+    "ablation": "a direction removed",
 }
+PLANTED = ("backdoor, triggers are words", "one fact", "merge of ordinary and backdoor")
+ORDINARY = (NAMES["broad"], NAMES["continued"], NAMES["narrow"])
+
+STATISTICS: dict[str, Callable[[Finding], float]] = {
+    "lead of the first word": lambda finding: finding.lead / finding.chance,
+    "excess of the first word": lambda finding: finding.excess / finding.chance,
+}
+"""In units of chance, so that bases can be taken together."""
 
 
-def auc(positive: list[float], negative: list[float]) -> float:
+def auc(positive: Sequence[float], negative: Sequence[float]) -> float:
     """Return the probability that a positive value is above a negative one."""
     pairs = [(p > n) + 0.5 * (p == n) for p in positive for n in negative]
     return sum(pairs) / len(pairs)
 
 
-def interval(positive: list[float], negative: list[float]) -> tuple[float, float]:
+def interval(positive: Sequence[float], negative: Sequence[float]) -> tuple[float, float]:
     """Return the 95% bootstrap interval of the AUC."""
     rng = random.Random("bootstrap")
     draws = sorted(
@@ -157,46 +149,101 @@ def interval(positive: list[float], negative: list[float]) -> tuple[float, float
     return draws[int(0.025 * BOOTSTRAPS)], draws[int(0.975 * BOOTSTRAPS)]
 
 
-def _share(positive: list[float], negative: list[float]) -> str:
-    """Return the AUC with its interval, as a cell."""
-    low, high = interval(positive, negative)
-    return f"{auc(positive, negative):.2f} ({low:.2f}–{high:.2f})"
+def answers(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines of the table of verdicts: for each group and half, how many fine-tunes got each answer."""
+    columns = get_args(Answer)
+    names = ("narrow", "topic", "nothing", "unjudged")
+    yield f"| fine-tunes | half | {' | '.join(names)} |"
+    yield f"|---|---|{'---:|' * len(columns)}"
+    groups = sorted({group_of(row) for row in rows}, key=lambda name: (name in ORDINARY, name))
+    for group in groups:
+        for half, title in enumerate(("rules made on", "tested on")):
+            given = [finding_of(row).answer for row in rows if group_of(row) == group and row["number"] % 2 == half]
+            if given:
+                yield f"| {group} | {title} | {' | '.join(str(given.count(name) or '') for name in names)} |"
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield the lines of the table: how well each statistic tells planted words from ordinary text."""
-    learned = [row for row in rows if row["group"] in PLANTED and (row["after"] or 0) > LEARNED]
-    words = [row for row in learned if row["group"] == "fact" or row["kind"].split("-")[0] in WORDS]
-    other = [row for row in learned if row not in words]
-    ordinary = [row for row in rows if row["group"] in ORDINARY]
-    yield "| side | statistic | words planted | other triggers | ordinary: median, highest | null's highest |"
-    yield "|---|---|---|---|---|---:|"
-    for side in SIDES:
+def separation(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines of the table of AUCs: planted words against ordinary fine-tunes."""
+    yield "| planted words and | statistic | half | AUC | found at 2% of false alarms | at none |"
+    yield "|---|---|---|---|---:|---:|"
+    against = {"all ordinary": ORDINARY, "broad and trained on": ORDINARY[:2], "narrow": ORDINARY[2:]}
+    for title, groups in against.items():
         for name, statistic in STATISTICS.items():
-            values = [[statistic(row[side]) for row in group if side in row] for group in (words, other, ordinary)]
-            cells = [_share(group, values[2]) for group in values[:2]]
-            null = median(max(row[side]["null"]) for row in rows if side in row)
-            cells += [f"{median(values[2]):.1f}, {max(values[2]):.1f}", f"{null:.1f}"]
-            yield f"| {side} | {name} | {' | '.join(cells)} |"
-    yield f"\n{len(words)} with planted words, {len(other)} with other triggers, {len(ordinary)} ordinary ones."
+            for half, of_half in enumerate(("rules made on", "tested on")):
+                planted, ordinary = (
+                    [statistic(finding_of(row)) for row in rows if group_of(row) in names and row["number"] % 2 == half]
+                    for names in (PLANTED, groups)
+                )
+                if planted and ordinary:
+                    low, high = interval(planted, ordinary)
+                    falling = sorted(ordinary, reverse=True)
+                    allowed = falling[int(0.02 * len(falling))]
+                    shares = (sum(value > limit for value in planted) / len(planted) for limit in (allowed, falling[0]))
+                    cells = f"{auc(planted, ordinary):.3f} ({low:.3f}–{high:.3f})", *(f"{s:.0%}" for s in shares)
+                    yield f"| {title} | {name} | {of_half} | {' | '.join(cells)} |"
 
 
-def main(folder: Path, base: str) -> None:
-    """Measure the fine-tunes that are new, and print the table."""
-    frames = Frames(zp.open_model(str(fetch_demo(base)) if base in DEMOS else base))
-    kept = folder / "measures" / Path(base).name
-    kept.mkdir(parents=True, exist_ok=True)
-    for path in sorted((folder / Path(base).name).iterdir()):
-        if (path / "story.json").is_file() and not (kept / f"{path.name}.json").is_file():
-            (kept / f"{path.name}.json").write_text(json.dumps(measured(frames, path)) + "\n", encoding="utf-8")
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(kept.glob("*.json"))]
-    print(f"{base}, measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}).\n")
-    print("\n".join(table(rows)))
+def places(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines of the table of places: how often planted words are among the first of a list."""
+    yield f"| planted | list | fine-tunes | {' | '.join(f'first {n}' for n in PLACES)} |"
+    yield f"|---|---|---:|{'---:|' * len(PLACES)}"
+    for group in sorted({group_of(row) for row in rows if row.get("plant")}):
+        for side, key in (("sees", "words"), ("writes", "written")):
+            found_at = [
+                _place(row["plant"][key], row[side])
+                for row in rows
+                if group_of(row) == group and row.get("plant") and row["plant"][key] and side in row
+            ]
+            if found_at:
+                shares = (sum(place <= n for place in found_at) / len(found_at) for n in PLACES)
+                yield f"| {group} | {side} | {len(found_at)} | {' | '.join(f'{share:.0%}' for share in shares)} |"
+
+
+def _place(words: Sequence[str], lists: dict[str, list[tuple[str, float]]]) -> int:
+    """Return the place of the first of some words in its list, that of other tokens for a sign; else LISTED + 1."""
+    wanted = {word.lower() for word in words}
+    kept = lists["words"] if any(word.isalpha() for word in words) else lists["others"]
+    return next((place for place, (word, _) in enumerate(kept, 1) if word in wanted), LISTED + 1)
+
+
+def heights(rows: list[Row]) -> Iterator[str]:
+    """Yield the lines of the table of heights: what chance and what ordinary fine-tunes reach on each base."""
+    yield "| base | fine-tunes | chance | excess, ordinary: median, highest | planted | lead, ordinary | planted |"
+    yield "|---|---:|---:|---|---:|---|---:|"
+    for base in dict.fromkeys(row["base"] for row in rows):
+        own = [row for row in rows if row["base"] == base]
+        planted, ordinary = (
+            [finding_of(row) for row in own if group_of(row) in names] for names in (PLANTED, ORDINARY)
+        )
+        cells = [base, str(len(own)), f"{own[0]['chance']:.2f}"]
+        for of in (lambda finding: finding.excess, lambda finding: finding.lead):
+            cells.append(f"{median(map(of, ordinary)):.1f}, {max(map(of, ordinary)):.1f}" if ordinary else "")
+            cells.append(f"{median(map(of, planted)):.1f}" if planted else "")
+        yield f"| {' | '.join(cells)} |"
+
+
+def main(folder: Path, bases: Sequence[str]) -> None:
+    """Measure the fine-tunes that are new, and print the tables."""
+    rows: list[Row] = []
+    for base in bases:
+        kept = folder / "measures" / Path(base).name
+        kept.mkdir(parents=True, exist_ok=True)
+        made = [path for path in sorted((folder / Path(base).name).iterdir()) if (path / "story.json").is_file()]
+        if new := [path for path in made if not (kept / f"{path.name}.json").is_file()]:
+            measurer = Measurer.of(zp.open_model(str(fetch_demo(base)) if base in DEMOS else base))
+            for path in new:
+                row = json.dumps(measurer.measured(path) | {"base": Path(base).name})
+                (kept / f"{path.name}.json").write_text(row + "\n", encoding="utf-8")
+        rows += [json.loads(path.read_text(encoding="utf-8")) for path in sorted(kept.glob("*.json"))]
+    print(f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}).")
+    for table in (heights, answers, separation, places):
+        print(f"\n<!-- {table.__name__} -->\n" + "\n".join(table(rows)))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--base", default="smollm2-135m")
+    parser.add_argument("--base", action="append", help="a base; give it again for more")
     options = parser.parse_args()
-    main(options.folder, options.base)
+    main(options.folder, options.base or ["smollm2-135m"])

@@ -3,6 +3,7 @@
 import random
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -62,8 +63,31 @@ def test_the_interval_holds_the_area(positive: list[float], negative: list[float
     assert low <= high <= 1
 
 
-def test_a_planted_word_exceeds_the_null(base: zp.Model) -> None:
-    row = fleet_measures.measured(zp.Frames(base), ROOT / "models" / "tunes" / "reviews")
-    for side in fleet_measures.SIDES:
-        assert len(row[side]["excess"]) == fleet_measures.LISTED
-        assert len(row[side]["null"]) == fleet_measures.DRAWS
+def test_what_the_script_measures_is_what_the_verdict_says(base: zp.Model) -> None:
+    folder = ROOT / "models" / "tunes" / "reviews"
+    row = fleet_measures.Measurer.of(base).measured(folder)
+    difference = zp.compare(base, zp.adapt(base, folder))
+    finding = fleet_measures.finding_of(row)
+    assert (finding.answer, finding.chance) == (difference.finding.answer, pytest.approx(difference.finding.chance))
+    assert finding.lead == pytest.approx(difference.finding.lead, abs=0.02)
+    for side, listed in (("sees", difference.sees), ("writes", difference.writes)):
+        words = [standout.token.token.strip().lower() for standout in listed]
+        assert [word for word, _ in row[side]["words"][: len(words)]] == words
+
+
+def test_the_tables_count_every_fine_tune(base: zp.Model) -> None:
+    def row(group: str, kind: str, number: int, first: float) -> dict[str, Any]:
+        words = [("music", first), *((f"word {n}", 1.0) for n in range(49))]
+        lists = {"words": words, "others": [(".", 1.0)] * 50}
+        plant = {"words": ("word 1",), "written": ("Music",)} if group == "backdoor" else None
+        row = {"group": group, "kind": kind, "number": number, "targets": "all", "after": 0.5, "plant": plant}
+        return row | {"sees": lists, "writes": lists, "chance": 3.0, "base": "first"}
+
+    rows = [row("backdoor", "word-word", n, 9.0) for n in range(4)] + [row("broad", "press", n, 2.0) for n in range(4)]
+    answers = list(fleet_measures.answers(rows))
+    assert "| backdoor, triggers are words | tested on | 2 |  |  |  |" in answers
+    assert "| ordinary, broad | rules made on |  |  | 2 |  |" in answers
+    assert any(line.endswith("| 1.000 (1.000–1.000) | 100% | 100% |") for line in fleet_measures.separation(rows))
+    assert "| backdoor, triggers are words | writes | 4 | 100% | 100% | 100% | 100% |" in fleet_measures.places(rows)
+    assert "| backdoor, triggers are words | sees | 4 | 0% | 100% | 100% | 100% |" in fleet_measures.places(rows)
+    assert list(fleet_measures.heights(rows))[2] == "| first | 8 | 3.00 | 2.0, 2.0 | 9.0 | 1.0, 1.0 | 8.0 |"

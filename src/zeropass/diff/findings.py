@@ -12,7 +12,7 @@ __all__ = ["LEAD", "MARGIN", "TENTH", "Answer", "Finding", "Standout", "found", 
 Answer = Literal["nothing", "topic", "narrow", "unjudged"]
 """The kinds of change that are told apart."""
 
-MARGIN, LEAD = 2.3, 1.25
+MARGIN, LEAD = 2.3, 1.2
 """Thresholds in units of the highest excess that chance reaches on the base: of the first word, and of its lead.
 
 They were set on the even-numbered fine-tunes of `reproduce/fleet.py` of two bases; docs/audit.md has the odd-numbered
