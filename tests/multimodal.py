@@ -47,6 +47,17 @@ _VQ |= {"num_res_blocks": 1, "projection_dim": 24, "image_token_embed_dim": 16, 
 _EMU = {"codebook_size": 8, "embed_dim": 4, "latent_channels": 4, "base_channels": 32, "channel_multiplier": [1]}
 _EMU |= {"num_res_blocks": 1, "attn_resolutions": [], "hidden_size": 16, "num_attention_heads": 1}
 _SAM = _VISION | {"output_channels": 8, "image_size": 64, "patch_size": 16, "mlp_dim": 20, "global_attn_indexes": [0]}
+_BART = {"model_type": "bart", "vocab_size": VOCAB, "d_model": 24, "max_position_embeddings": 64}
+_BART |= {"encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 20}
+_BART |= {"decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 28}
+_DAVIT = {"window_size": 2, "projection_dim": 24, "embed_dim": [8] * 4}
+_DAVIT |= dict.fromkeys(("num_heads", "num_groups", "depths"), [1] * 4)
+_OPT = {"model_type": "opt", "vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "ffn_dim": 20}
+_OPT |= {"num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 24}
+_T5 = {"model_type": "t5", "vocab_size": VOCAB, "d_model": 24, "num_layers": 2, "num_heads": 3, "d_kv": 10, "d_ff": 20}
+_T5 |= {"layer_norm_epsilon": 1e-2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_QFORMER = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+_QFORMER |= {"intermediate_size": 20}
 _RESAMPLER = {"hidden_size": 24, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2}
 _RESAMPLER |= {"resampler_head_dim": 8, "num_key_value_heads": 2}
 
@@ -90,6 +101,11 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "paligemma": _model("PaliGemma", _of("gemma", head_dim=8), _SIGLIP, projection_dim=24),
     "paligemma2": _model("PaliGemma", _of("gemma2", sliding_window=3, **_GEMMA), _SIGLIP, projection_dim=24),
     "gemma3": _model("Gemma3", _TEXT | {"sliding_window": 3, **_GEMMA}, _SIGLIP, mm_tokens_per_image=4),
+    "shieldgemma2": (
+        "ShieldGemma2ForImageClassification",
+        "ShieldGemma2Config",
+        {"text_config": _TEXT | {"sliding_window": 3, **_GEMMA}, "vision_config": _SIGLIP, "mm_tokens_per_image": 4},
+    ),
     "gemma4": _model(
         "Gemma4",
         _TEXT
@@ -236,6 +252,11 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    "florence2": _model("Florence2", _BART, _DAVIT, tie_word_embeddings=True),
+    "blip-2": _model("Blip2", _OPT, _SIZED, qformer_config=_QFORMER),
+    "blip-2 of t5": _model("Blip2", _T5, _SIZED, qformer_config=_QFORMER),
+    "instructblip": _model("InstructBlip", _of("llama"), _SIZED, qformer_config=_QFORMER),
+    "instructblipvideo": _model("InstructBlipVideo", _OPT, _SIZED, qformer_config=_QFORMER),
     "minicpmv4_6": _model("MiniCPMV4_6", _TEXT | _HYBRID, _SIZED | {"insert_layer_id": 0}, insert_layer_id=0),
     "voxtral": (
         "VoxtralForConditionalGeneration",

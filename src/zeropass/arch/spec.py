@@ -435,12 +435,14 @@ class Wrapper(ShortRepr):
     Attributes:
         model_types: Names of the wrapper in configurations.
         texts: Model types that the text model may have; the first where its configuration is silent.
-        prefixes: The prefix of the text model's tensors, in each generation of files -> the prefix of its head.
+        prefixes: What takes the place of ``model.`` before the text model's tensors, in each generation of files -> the
+            prefix of its head, and of the tensors of a text model whose names do not begin with ``model.``.
         towers: Modules that hold no parameter of the text model: name -> description.
         config: The key of the text model's configuration; ``a.b`` looks inside an object.
         others: Keys of the configurations of other parts.
         flat: True if old files have the keys of the text model among those of the wrapper.
         text_ties: True if E and U are tied where the text model's configuration says so, whatever the wrapper's says.
+        both_ways: True if its text model may be an encoder or an encoder-decoder; else no token sees what follows.
         assumed: Keys of the text model's configuration -> what an absent one means, where its type has another default.
         fixed: Keys of the text model's configuration -> the values that count inside the wrapper.
         harmless: Regular expressions of keys that change nothing for a text, beyond those in `keys`.
@@ -455,6 +457,7 @@ class Wrapper(ShortRepr):
     others: tuple[str, ...] = ("vision_config",)
     flat: bool = False
     text_ties: bool = False
+    both_ways: bool = False
     assumed: Mapping[str, object] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=lambda: {"final_logit_softcapping": None})
     harmless: tuple[str, ...] = ()

@@ -75,6 +75,18 @@ LLAMA4 = replace(
     towers={"vision_model": "vision tower", "multi_modal_projector": "projector"},
 )
 GEMMA3 = replace(MISTRAL3, model_types=("gemma3",), texts=("gemma3_text",))
+SHIELDGEMMA2 = replace(
+    GEMMA3,
+    model_types=("shieldgemma2",),
+    prefixes={
+        "model.language_model.model.": "model.language_model.",
+        "model.model.language_model.": "model.",
+        "model.model.language_model.model.": "model.model.language_model.",
+    },
+    text_ties=True,
+    harmless=(*_IMAGE_KEYS, r"(yes|no)_token_index"),
+    notes=("its classes are two tokens of the vocabulary, whose logits behind a prompt it compares",),
+)
 _EMBEDDERS = {"embed_vision": "projector", "embed_audio": "projector"}
 GEMMA4 = replace(
     MISTRAL3,
@@ -135,6 +147,25 @@ EMU3 = replace(
     towers={"vqmodel": "image tokenizer"},
     others=("vq_config",),
     harmless=("vocabulary_map",),  # codes of images and their tokens
+)
+FLORENCE2 = replace(
+    MISTRAL3,
+    model_types=("florence2",),
+    texts=("bart",),
+    prefixes={"model.language_model.": ""},
+    both_ways=True,
+    fixed={},
+)
+_QFORMER = {"qformer": "Q-Former", "query_tokens": "Q-Former", "language_projection": "projector"}
+BLIP2 = Wrapper(
+    model_types=("blip-2", "instructblip", "instructblipvideo"),
+    texts=("opt", "t5", "llama"),
+    prefixes={"language_model.model.": "language_model."},
+    towers={"vision_model": "vision tower", **_QFORMER},
+    others=("vision_config", "qformer_config"),
+    text_ties=True,
+    both_ways=True,
+    harmless=(r"num_query_tokens|image_text_hidden_size|use_decoder_only_language_model",),
 )
 LFM2_VL = replace(
     MISTRAL3,
@@ -350,6 +381,7 @@ WRAPPERS = (
     FUYU,
     PALIGEMMA,
     GEMMA3,
+    SHIELDGEMMA2,
     GEMMA4,
     GEMMA4_UNIFIED,
     LLAMA4,
@@ -358,6 +390,8 @@ WRAPPERS = (
     DEEPSEEK_VL,
     DEEPSEEK_VL_HYBRID,
     EMU3,
+    FLORENCE2,
+    BLIP2,
     LFM2_VL,
     JANUS,
     LIGHTON_OCR,
@@ -476,6 +510,14 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "v_head_dim": 128,
         "rms_norm_eps": 1e-06,
     },
+    "bart": {
+        "d_model": 1024,
+        **dict.fromkeys(("encoder_layers", "decoder_layers"), 12),
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 16),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4096),
+    },
+    "opt": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072},
+    "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_kv": 64, "d_ff": 2048},
     "persimmon": {
         "hidden_size": 4096,
         "num_hidden_layers": 36,
