@@ -739,6 +739,8 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
     "roberta-xlm": ("XLMRobertaForMaskedLM", "XLMRobertaConfig", _THREE | {"pad_token_id": 1}),
     "roberta-camembert": ("CamembertForMaskedLM", "CamembertConfig", _THREE | {"pad_token_id": 1}),
+    "bert-decoder": ("BertLMHeadModel", "BertConfig", _THREE | {"is_decoder": True}),
+    "roberta-decoder": ("RobertaForCausalLM", "RobertaConfig", _THREE | {"is_decoder": True, "pad_token_id": 1}),
     "data2vec-text": ("Data2VecTextForMaskedLM", "Data2VecTextConfig", _THREE | {"pad_token_id": 1}),
     "ernie": ("ErnieForMaskedLM", "ErnieConfig", _THREE),
     "roberta-prelayernorm": (
