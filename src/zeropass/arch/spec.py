@@ -587,6 +587,7 @@ class Dimensions(ShortRepr):
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
         chunked: True if windows do not slide: a text is cut into pieces of that size.
+        further_ahead: True if a window that goes both ways reaches its last token ahead only.
         local_rope: RoPE of the layers in ``local``, if they have their own.
         mixer: The sizes of the mixers, and ``mixer_layers`` those that have one.
         no_attention: Layers without attention.
@@ -627,6 +628,7 @@ class Dimensions(ShortRepr):
     window: int | None = None
     local: tuple[int, ...] = ()
     chunked: bool = False
+    further_ahead: bool = False
     local_rope: Rope | None = None
     unrotated: tuple[int, ...] = ()
     shared_neurons: int = 0

@@ -515,7 +515,7 @@ WRAPPERS = (
 )
 
 NOT_READ: Mapping[str, str] = {
-    "gemma3n": "it keeps several streams, and adds an embedding in every layer",
+    "gemma3n": "it keeps several streams, whose mixture and ways to the unembedding differ from token to token",
     "mllama": "some of its layers read images alone",
 }
 """Multimodal models that are well known and not read, each with the reason."""
