@@ -52,6 +52,8 @@ _BART |= {"encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 
 _BART |= {"decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 28}
 _DAVIT = {"window_size": 2, "projection_dim": 24, "embed_dim": [8] * 4}
 _DAVIT |= dict.fromkeys(("num_heads", "num_groups", "depths"), [1] * 4)
+_READ = {"vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+_READ |= {"intermediate_size": 40, "layer_norm_eps": 1e-2, "projection_size": 12}
 _OPT = {"model_type": "opt", "vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "ffn_dim": 20}
 _OPT |= {"num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 24}
 _T5 = {"model_type": "t5", "vocab_size": VOCAB, "d_model": 24, "num_layers": 2, "num_heads": 3, "d_kv": 10, "d_ff": 20}
@@ -317,6 +319,8 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
         },
     ),
     "florence2": _model("Florence2", _BART, _DAVIT, tie_word_embeddings=True),
+    "siglip": ("SiglipModel", "SiglipConfig", {"text_config": _READ, "vision_config": _SIZED}),
+    "siglip2": ("Siglip2Model", "Siglip2Config", {"text_config": _READ, "vision_config": _VISION | {"patch_size": 4}}),
     "blip-2": _model("Blip2", _OPT, _SIZED, qformer_config=_QFORMER),
     "blip-2 of t5": _model("Blip2", _T5, _SIZED, qformer_config=_QFORMER),
     "instructblip": _model("InstructBlip", _of("llama"), _SIZED, qformer_config=_QFORMER),

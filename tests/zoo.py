@@ -801,6 +801,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ibert": ("IBertForMaskedLM", "IBertConfig", _THREE | {"pad_token_id": 1}),
     "splinter": ("SplinterForQuestionAnswering", "SplinterConfig", _THREE | {"question_token_id": VOCAB}),
     "dpr": ("DPRContextEncoder", "DPRConfig", _THREE),
+    "siglip": (
+        "SiglipTextModel",
+        "SiglipTextConfig",
+        {key: value for key, value in _THREE.items() if key != "type_vocab_size"} | {"projection_size": 12},
+    ),
     "luke": (
         "LukeForMaskedLM",
         "LukeConfig",

@@ -22,8 +22,8 @@ _ORIGIN = "_name_or_path"
 
 _TIE = "tie_word_embeddings"
 
-_INNER = "model."
-"""The module inside a text model of which a wrapper may hold what is in it, without the head."""
+_INNER = ("model.", "text_model.")
+"""The modules inside text models of which a wrapper may hold what is in them, without the head."""
 
 
 def wrapper_of(files: ModelFiles) -> Wrapper | None:
@@ -112,9 +112,10 @@ def _layout_in(wrapper: Wrapper, layout: Layout, prefix: str, head: str) -> Layo
         return replace(stored, name=inside(stored.name))
 
     own = layout.prefixes[0]
+    inner = next((module for module in _INNER if own.startswith(module)), None)
     return replace(
         layout,
-        prefixes=(prefix + own.removeprefix(_INNER) if own.startswith(_INNER) else head + own,),
+        prefixes=(head + own if inner is None else prefix + own.removeprefix(inner),),
         tensors={what: stored_inside(stored) for what, stored in layout.tensors.items()},
         extra={what: (stored_inside(stored), side) for what, (stored, side) in layout.extra.items()},
         copies=tuple(map(inside, layout.copies)),

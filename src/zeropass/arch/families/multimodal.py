@@ -195,6 +195,15 @@ FLORENCE2 = replace(
     both_ways=True,
     fixed={},
 )
+SIGLIP = Wrapper(
+    model_types=("siglip", "siglip2"),
+    texts=("siglip_text_model", "siglip2_text_model"),
+    prefixes={"text_model.": "text_model."},
+    towers={"vision_model": "vision tower", **dict.fromkeys(("logit_scale", "logit_bias"), "comparison with images")},
+    both_ways=True,
+    fixed={},
+    harmless=("initializer_factor",),
+)
 _QFORMER = {"qformer": "Q-Former", "query_tokens": "Q-Former", "language_projection": "projector"}
 BLIP2 = Wrapper(
     model_types=("blip-2", "instructblip", "instructblipvideo"),
@@ -477,6 +486,7 @@ WRAPPERS = (
     EMU3,
     HYPERCLOVAX_VISION,
     FLORENCE2,
+    SIGLIP,
     BLIP2,
     LFM2_VL,
     JANUS,
@@ -547,6 +557,7 @@ _GEMMA2 = {
     "intermediate_size": 9216,
     "rms_norm_eps": 1e-6,
 }
+_SIGLIP = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _GEMMA4 = {**_GEMMA2, "num_hidden_layers": 30}
 ASSUMED: Mapping[str, Mapping[str, object]] = {
     "llama": _LLAMA,
@@ -607,6 +618,7 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 16),
         **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4096),
     },
+    **dict.fromkeys(("siglip_text_model", "siglip2_text_model"), _SIGLIP),
     "opt": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072},
     "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_kv": 64, "d_ff": 2048},
     "granite": {**_LLAMA, "num_key_value_heads": 32},
