@@ -47,6 +47,34 @@ _VQ |= {"num_res_blocks": 1, "projection_dim": 24, "image_token_embed_dim": 16, 
 _EMU = {"codebook_size": 8, "embed_dim": 4, "latent_channels": 4, "base_channels": 32, "channel_multiplier": [1]}
 _EMU |= {"num_res_blocks": 1, "attn_resolutions": [], "hidden_size": 16, "num_attention_heads": 1}
 _SAM = _VISION | {"output_channels": 8, "image_size": 64, "patch_size": 16, "mlp_dim": 20, "global_attn_indexes": [0]}
+_BART = {"model_type": "bart", "vocab_size": VOCAB, "d_model": 24, "max_position_embeddings": 64}
+_BART |= {"encoder_layers": 2, "encoder_attention_heads": 3, "encoder_ffn_dim": 20}
+_BART |= {"decoder_layers": 2, "decoder_attention_heads": 2, "decoder_ffn_dim": 28}
+_DAVIT = {"window_size": 2, "projection_dim": 24, "embed_dim": [8] * 4}
+_DAVIT |= dict.fromkeys(("num_heads", "num_groups", "depths"), [1] * 4)
+_READ = {"vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 4}
+_READ |= {"intermediate_size": 40, "layer_norm_eps": 1e-2, "projection_size": 12}
+_OPT = {"model_type": "opt", "vocab_size": VOCAB, "hidden_size": 24, "num_hidden_layers": 2, "ffn_dim": 20}
+_OPT |= {"num_attention_heads": 4, "max_position_embeddings": 64, "word_embed_proj_dim": 24}
+_T5 = {"model_type": "t5", "vocab_size": VOCAB, "d_model": 24, "num_layers": 2, "num_heads": 3, "d_kv": 10, "d_ff": 20}
+_T5 |= {"layer_norm_epsilon": 1e-2, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}
+_QFORMER = {"vocab_size": VOCAB, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+_QFORMER |= {"intermediate_size": 20}
+_ENCODEC = {"hidden_size": 8, "num_filters": 4, "downsampling_ratios": [2], "depths": [1, 1]}
+_CONFORMER: dict[str, Any] = {
+    "encoder_config": {
+        "input_dim": 8,
+        "num_layers": 1,
+        "hidden_dim": 16,
+        "num_heads": 2,
+        "output_dim": 4,
+        "max_pos_emb": 16,
+        "context_size": 8,
+    },
+    "projector_config": _QFORMER | {"encoder_hidden_size": 16, "model_type": "blip_2_qformer"},
+    "has_lora_adapter": False,
+    "tie_word_embeddings": False,
+}
 _RESAMPLER = {"hidden_size": 24, "resampler_n_latents": 4, "resampler_depth": 1, "resampler_n_heads": 2}
 _RESAMPLER |= {"resampler_head_dim": 8, "num_key_value_heads": 2}
 
@@ -90,6 +118,11 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
     "paligemma": _model("PaliGemma", _of("gemma", head_dim=8), _SIGLIP, projection_dim=24),
     "paligemma2": _model("PaliGemma", _of("gemma2", sliding_window=3, **_GEMMA), _SIGLIP, projection_dim=24),
     "gemma3": _model("Gemma3", _TEXT | {"sliding_window": 3, **_GEMMA}, _SIGLIP, mm_tokens_per_image=4),
+    "shieldgemma2": (
+        "ShieldGemma2ForImageClassification",
+        "ShieldGemma2Config",
+        {"text_config": _TEXT | {"sliding_window": 3, **_GEMMA}, "vision_config": _SIGLIP, "mm_tokens_per_image": 4},
+    ),
     "gemma4": _model(
         "Gemma4",
         _TEXT
@@ -236,7 +269,93 @@ MULTIMODAL: dict[str, tuple[str, str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    "fast_vlm": _model("FastVlm", _of("qwen2"), _SIGLIP),
+    "perception_lm": _model("PerceptionLM", _of("llama"), _SIGLIP | {"model_args": {"embed_dim": 16}}),
+    "pp_chart2table": (
+        "GotOcr2ForConditionalGeneration",
+        "PPChart2TableConfig",
+        {"text_config": _of("qwen2"), "vision_config": _SAM | {"window_size": 2}, "tie_word_embeddings": False},
+    ),
+    "colpali": (
+        "ColPaliForRetrieval",
+        "ColPaliConfig",
+        {
+            "vlm_config": {
+                "model_type": "paligemma",
+                "text_config": _of("gemma", head_dim=8),
+                "vision_config": _SIGLIP,
+                "projection_dim": 24,
+            }
+        },
+    ),
+    "colqwen2": (
+        "ColQwen2ForRetrieval",
+        "ColQwen2Config",
+        {
+            "vlm_config": {
+                "model_type": "qwen2_vl",
+                "text_config": _TEXT | _MROPE | {"tie_word_embeddings": True},
+                "vision_config": _VISUAL | {"embed_dim": 16, "hidden_size": 24, "mlp_ratio": 2},
+                "tie_word_embeddings": True,
+            }
+        },
+    ),
+    "granite_docling": _model(
+        "GraniteDocling",
+        _TEXT,
+        _SIZED | {"out_hidden_size": 24, "deepstack_visual_indexes": [0], "scale_factor": 2},
+        tie_word_embeddings=True,
+    ),
+    "hyperclovax_vision_v2": _model(
+        "HyperCLOVAXVisionV2", _of("hyperclovax", head_dim=8), _WINDOWED, tie_word_embeddings=True
+    ),
+    "glmga": (
+        "Glm46VForConditionalGeneration",
+        "GlmgaConfig",
+        {
+            "text_config": _of("glm4v_text") | _HALF,
+            "vision_config": _GLM | {"model_type": "glm4v_vision"},
+            "tie_word_embeddings": False,
+        },
+    ),
+    "florence2": _model("Florence2", _BART, _DAVIT, tie_word_embeddings=True),
+    "siglip": ("SiglipModel", "SiglipConfig", {"text_config": _READ, "vision_config": _SIZED}),
+    "siglip2": ("Siglip2Model", "Siglip2Config", {"text_config": _READ, "vision_config": _VISION | {"patch_size": 4}}),
+    "blip-2": _model("Blip2", _OPT, _SIZED, qformer_config=_QFORMER),
+    "blip-2 of t5": _model("Blip2", _T5, _SIZED, qformer_config=_QFORMER),
+    "instructblip": _model("InstructBlip", _of("llama"), _SIZED, qformer_config=_QFORMER),
+    "instructblipvideo": _model("InstructBlipVideo", _OPT, _SIZED, qformer_config=_QFORMER),
     "minicpmv4_6": _model("MiniCPMV4_6", _TEXT | _HYBRID, _SIZED | {"insert_layer_id": 0}, insert_layer_id=0),
+    "minicpmv4_7": _model("MiniCPMV4_7", _TEXT | _HYBRID, _SIZED | {"insert_layer_id": 0}, insert_layer_id=0),
+    "minicpm_ocr": _model("MiniCPMOcr", _TEXT | _HYBRID, _SIZED | {"insert_layer_id": 0}, insert_layer_id=0),
+    "moss_transcribe_diarize": _speech(
+        "MossTranscribeDiarize", _of("qwen3", head_dim=8), _VISION | _MEL, tie_word_embeddings=False
+    ),
+    "omniasr": _speech(
+        "OmniASR",
+        _of("llama"),
+        _VISION | {"conv_dim": [8], "conv_kernel": [3], "conv_stride": [2], "num_conv_pos_embedding_groups": 2},
+    ),
+    "vibevoice_asr": (
+        "VibeVoiceAsrForConditionalGeneration",
+        "VibeVoiceAsrConfig",
+        {
+            "text_config": _of("qwen2"),
+            "acoustic_tokenizer_encoder_config": _ENCODEC,
+            "semantic_tokenizer_encoder_config": _ENCODEC,
+            "acoustic_tokenizer_chunk_size": 64,
+        },
+    ),
+    "granite_speech": (
+        "GraniteSpeechForConditionalGeneration",
+        "GraniteSpeechConfig",
+        {"text_config": _of("granite"), **_CONFORMER},
+    ),
+    "granite_speech_plus": (
+        "GraniteSpeechPlusForConditionalGeneration",
+        "GraniteSpeechPlusConfig",
+        {"text_config": _of("granite"), **_CONFORMER},
+    ),
     "voxtral": (
         "VoxtralForConditionalGeneration",
         "VoxtralConfig",

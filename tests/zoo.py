@@ -113,6 +113,10 @@ _SOUND = {"hidden_size": 16, "num_blocks": 1, "num_attention_heads": 2, "interme
 _SOUND |= {"input_size": 16, "nemo_conv_channels": 16, "ext_pw_out_channel": 16}
 _SOUND |= {"depthwise_separable_out_channel": 16, "feature_layer": -1}
 _SIGLIP = _VISION | {"image_size": 8, "patch_size": 4, "model_type": "siglip_vision_model"}
+_T5GEMMA2 = _GEMMA | {"sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"]}
+_T5GEMMA2 |= {"rope_parameters": _TWO_ROPES}
+_T5GEMMA2 = {"decoder": _T5GEMMA2, "encoder": {"text_config": _T5GEMMA2, "mm_tokens_per_image": 4}, "vocab_size": VOCAB}
+_T5GEMMA2["encoder"]["vision_config"] = _SIGLIP | {"image_size": 16}
 _VISUAL = {"depth": 1, "hidden_size": 16, "num_heads": 2, "patch_size": 4}
 _QWEN_VISUAL = _VISUAL | {"intermediate_size": 20, "out_hidden_size": 24}
 
@@ -739,6 +743,8 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "roberta": ("RobertaForMaskedLM", "RobertaConfig", _THREE | {"pad_token_id": 1}),
     "roberta-xlm": ("XLMRobertaForMaskedLM", "XLMRobertaConfig", _THREE | {"pad_token_id": 1}),
     "roberta-camembert": ("CamembertForMaskedLM", "CamembertConfig", _THREE | {"pad_token_id": 1}),
+    "bert-decoder": ("BertLMHeadModel", "BertConfig", _THREE | {"is_decoder": True}),
+    "roberta-decoder": ("RobertaForCausalLM", "RobertaConfig", _THREE | {"is_decoder": True, "pad_token_id": 1}),
     "data2vec-text": ("Data2VecTextForMaskedLM", "Data2VecTextConfig", _THREE | {"pad_token_id": 1}),
     "ernie": ("ErnieForMaskedLM", "ErnieConfig", _THREE),
     "roberta-prelayernorm": (
@@ -795,6 +801,11 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "ibert": ("IBertForMaskedLM", "IBertConfig", _THREE | {"pad_token_id": 1}),
     "splinter": ("SplinterForQuestionAnswering", "SplinterConfig", _THREE | {"question_token_id": VOCAB}),
     "dpr": ("DPRContextEncoder", "DPRConfig", _THREE),
+    "siglip": (
+        "SiglipTextModel",
+        "SiglipTextConfig",
+        {key: value for key, value in _THREE.items() if key != "type_vocab_size"} | {"projection_size": 12},
+    ),
     "luke": (
         "LukeForMaskedLM",
         "LukeConfig",
@@ -871,6 +882,7 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
     "longt5-decoder": ("LongT5ForConditionalGeneration", "LongT5Config", _LONGT5 | {"stack": "decoder"}),
     "t5gemma-encoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "encoder"}),
     "t5gemma-decoder": ("T5GemmaForConditionalGeneration", "T5GemmaConfig", _T5GEMMA | {"stack": "decoder"}),
+    "t5gemma2-encoder": ("T5Gemma2ForConditionalGeneration", "T5Gemma2Config", _T5GEMMA2 | {"stack": "encoder"}),
     "t5-gated-encoder": (
         "T5ForConditionalGeneration",
         "T5Config",

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from functools import cache
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -66,16 +67,23 @@ def stacks(case: Case) -> tuple[str, ...]:
 def fields(case: Case) -> Iterator[tuple[str, str, Any]]:
     """Yield every key of the configuration class and of the saved configuration, with its place and its value."""
     for stack in stacks(case):
-        config = getattr(case.hf.config, stack) if stack else case.hf.config
+        config = attrgetter(stack)(case.hf.config) if stack else case.hf.config
         config.allow_global_per_layer_attribute_access = True  # sizes that some layers have otherwise
         declared = {field.name: getattr(config, field.name, None) for field in dataclasses.fields(config)}
-        for key, value in (declared | (case.config[stack] if stack else case.config)).items():
+        for key, value in (declared | keys_at(case.config, stack)).items():
             yield stack, key, value
 
 
 def with_keys(config: dict[str, Any], stack: str, keys: dict[str, Any]) -> dict[str, Any]:
     """Return a configuration with other keys of one stack, or at the top."""
-    return config | ({stack: keys} if stack else keys)
+    first, _, rest = stack.partition(".")
+    return config | ({first: with_keys(config[first], rest, keys) if rest else keys} if stack else keys)
+
+
+def keys_at(config: dict[str, Any], stack: str) -> dict[str, Any]:
+    """Return the keys of one stack, or those at the top."""
+    first, _, rest = stack.partition(".")
+    return keys_at(config[first], rest) if stack else config
 
 
 def changed(value: Any) -> Iterator[Any]:
@@ -131,7 +139,7 @@ def test_harmless_keys_change_nothing(name: str, cases: Callable[[str], Case]) -
             if other == value or not is_harmless(case.model.files, case.model.layout, key, other):
                 continue
             try:
-                inner = stated[stack] | {key: other} if stack else {key: other}
+                inner = keys_at(stated, stack) | {key: other} if stack else {key: other}
                 config = config_type.from_dict(with_keys(stated, stack, inner))
                 config.return_dict, config.output_hidden_states = True, False
                 hf = type(case.hf)._from_config(config, attn_implementation=case.hf.config._attn_implementation)
@@ -162,7 +170,7 @@ def test_a_refusal_names_the_keys(tmp_path: Path) -> None:
 
 def with_one_key_less(config: dict[str, Any], stack: str) -> Iterator[dict[str, Any]]:
     """Yield a configuration without each key of one stack, or at the top."""
-    keys = config[stack] if stack else config
+    keys = keys_at(config, stack)
     for key in sorted(keys.keys() - {"model_type", "vocab_size"}):  # the table says how many tokens there are
         less = {k: v for k, v in keys.items() if k != key}
         yield with_keys(config, stack, less) if stack else less
@@ -447,3 +455,9 @@ def test_what_the_configuration_of_a_stack_says_counts(key: str, value: object, 
         open_model(str(folder))
     tiny.edit(folder, {"encoder": encoder | {"tie_word_embeddings": True}})
     assert open_model(str(folder)).dims.eps == encoder["rms_norm_eps"]
+
+
+def test_a_stack_that_is_not_read_is_refused_by_name(tmp_path: Path) -> None:
+    folder = tiny.save(tiny_model("t5gemma2-encoder"), tmp_path / "t5gemma2")
+    with pytest.raises(UnknownFamily, match=r"of a t5gemma2 the decoder is not read; open it without #decoder"):
+        open_model(f"{folder}#decoder")

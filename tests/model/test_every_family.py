@@ -499,7 +499,7 @@ def final_error(case: Case, model: Model, _layer: int = 0) -> float:
 
 def encoder_error(case: Case, model: Model) -> float:
     """Compare an encoder's last state, and what the last layer of its head makes of its input."""
-    last = case.text.states(model.dims.layers)
+    last = case.text.result.get("last_hidden_state", case.text.states(model.dims.layers))
     stream = after(case, model, model.dims.layers - 1)
     worst = error(stream if model.family.stream_normed else norm(model, "final_norm", 0, stream), last)
     head = case.hf.get_output_embeddings()

@@ -35,7 +35,7 @@ def test_the_page_is_what_the_script_writes() -> None:
 
 
 def test_a_type_that_gets_a_record_is_moved() -> None:
-    names = {"mamba", "blip-2", "kosmos-2.5"}
+    names = {"mamba", "speech-encoder-decoder", "kosmos-2.5"}
     pruned = script.pruned(SOURCE, names)
     left = script.reasons(pruned)
     assert UNREAD - {name for types in left.values() for name in types} == names

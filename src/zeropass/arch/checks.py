@@ -57,7 +57,10 @@ def chosen(files: ModelFiles, families: Iterable[Family], stack: str = "") -> tu
     named = [family for family in families if name in family.model_types]
     if named and stack and not any(family.stack for family in named):
         raise BadOption(f"{files.place}: a {claim} has one stack of layers; open it without #{stack}.")
-    named = [family for family in named if family.stack in ("", stack or "encoder")]
+    of_stack = [family for family in named if family.stack in ("", stack or "encoder")]
+    if named and not of_stack:
+        raise UnknownFamily(f"{files.place}: of a {claim} the {stack} is not read; open it without #{stack}.")
+    named = of_stack
     stored = [family for family in named if family.layout(files.format) is not None]
     if not named:
         known = sorted({family.name for family in families})

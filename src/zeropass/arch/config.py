@@ -166,6 +166,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         growth=reader.growth(),
         clip=reader.number("clip"),
         window=reader.window() if local else None,
+        further_ahead=bool(local and reader.value("window_further_ahead") and (reader.size("window") or 1) % 2 == 0),
         local=local,
         chunked=bool(local and reader.value("chunked")),
         local_rope=reader.local_rope(rotary) if family.rotary and local else None,
@@ -547,7 +548,8 @@ class _Reader:
 
         Gemma 3 and ModernBERT state both sides together (transformers 5.24, ``Gemma3TextConfig.__post_init__``,
         ``ModernBertConfig.sliding_window``); ModernBERT's decoder has one of them, unless it states that itself. The
-        encoder of T5Gemma leaves the token itself out of the count (``sliding_window_bidirectional_overlay``).
+        encoder of T5Gemma leaves the token itself out of the count (``sliding_window_bidirectional_overlay``), and that
+        of T5Gemma 2 counts it among the tokens behind (``sliding_window_mask_function``).
         """
         size, itself, reach = (self.size(name) for name in ("window", "window_itself", "reach"))
         if itself or reach:

@@ -435,12 +435,14 @@ class Wrapper(ShortRepr):
     Attributes:
         model_types: Names of the wrapper in configurations.
         texts: Model types that the text model may have; the first where its configuration is silent.
-        prefixes: The prefix of the text model's tensors, in each generation of files -> the prefix of its head.
+        prefixes: What takes the place of ``model.`` before the text model's tensors, in each generation of files -> the
+            prefix of its head, and of the tensors of a text model whose names do not begin with ``model.``.
         towers: Modules that hold no parameter of the text model: name -> description.
         config: The key of the text model's configuration; ``a.b`` looks inside an object.
         others: Keys of the configurations of other parts.
         flat: True if old files have the keys of the text model among those of the wrapper.
         text_ties: True if E and U are tied where the text model's configuration says so, whatever the wrapper's says.
+        both_ways: True if its text model may be an encoder or an encoder-decoder; else no token sees what follows.
         assumed: Keys of the text model's configuration -> what an absent one means, where its type has another default.
         fixed: Keys of the text model's configuration -> the values that count inside the wrapper.
         harmless: Regular expressions of keys that change nothing for a text, beyond those in `keys`.
@@ -455,6 +457,7 @@ class Wrapper(ShortRepr):
     others: tuple[str, ...] = ("vision_config",)
     flat: bool = False
     text_ties: bool = False
+    both_ways: bool = False
     assumed: Mapping[str, object] = field(default_factory=dict)
     fixed: Mapping[str, object] = field(default_factory=lambda: {"final_logit_softcapping": None})
     harmless: tuple[str, ...] = ()
@@ -584,6 +587,7 @@ class Dimensions(ShortRepr):
         window: Number of tokens that the layers in ``local`` attend to.
         local: Layers that attend to a window only.
         chunked: True if windows do not slide: a text is cut into pieces of that size.
+        further_ahead: True if a window that goes both ways reaches its last token ahead only.
         local_rope: RoPE of the layers in ``local``, if they have their own.
         mixer: The sizes of the mixers, and ``mixer_layers`` those that have one.
         no_attention: Layers without attention.
@@ -624,6 +628,7 @@ class Dimensions(ShortRepr):
     window: int | None = None
     local: tuple[int, ...] = ()
     chunked: bool = False
+    further_ahead: bool = False
     local_rope: Rope | None = None
     unrotated: tuple[int, ...] = ()
     shared_neurons: int = 0

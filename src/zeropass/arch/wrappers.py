@@ -22,6 +22,9 @@ _ORIGIN = "_name_or_path"
 
 _TIE = "tie_word_embeddings"
 
+_INNER = ("model.", "text_model.")
+"""The modules inside text models of which a wrapper may hold what is in them, without the head."""
+
 
 def wrapper_of(files: ModelFiles) -> Wrapper | None:
     """Return the wrapper that files hold; None for a text model, and for a configuration that describes no other part.
@@ -108,9 +111,11 @@ def _layout_in(wrapper: Wrapper, layout: Layout, prefix: str, head: str) -> Layo
     def stored_inside(stored: Stored) -> Stored:
         return replace(stored, name=inside(stored.name))
 
+    own = layout.prefixes[0]
+    inner = next((module for module in _INNER if own.startswith(module)), None)
     return replace(
         layout,
-        prefixes=(prefix,),
+        prefixes=(head + own if inner is None else prefix + own.removeprefix(inner),),
         tensors={what: stored_inside(stored) for what, stored in layout.tensors.items()},
         extra={what: (stored_inside(stored), side) for what, (stored, side) in layout.extra.items()},
         copies=tuple(map(inside, layout.copies)),
@@ -122,7 +127,7 @@ def _layout_in(wrapper: Wrapper, layout: Layout, prefix: str, head: str) -> Layo
 
 def _tower_pattern(wrapper: Wrapper) -> str:
     """Return the pattern of the tensors that are not read; in memory, and in some files, all stand inside a model."""
-    return rf"(?:model\.)?(?P<inside>(?P<tower>{'|'.join(map(re.escape, wrapper.towers))})(?:\..*)?)"
+    return rf"(?:model\.)*(?P<inside>(?P<tower>{'|'.join(map(re.escape, wrapper.towers))})(?:\..*)?)"
 
 
 def tower_name(wrapper: Wrapper | None, name: str) -> str:

@@ -442,7 +442,7 @@ class Block:
             if dims.chunked:
                 hidden = hidden | (at[:, None] // dims.window != torch.arange(count, device=at.device) // dims.window)
             else:
-                hidden = hidden | (offsets.abs() >= dims.window)
+                hidden = hidden | (offsets.abs() >= dims.window) | (offsets >= dims.window - dims.further_ahead)
         biases = [position_bias(self.model, head, offsets, self.layer) for head in range(dims.heads)]
         present = [bias.to(self.model.device, torch.float32) for bias in biases if bias is not None]
         bias = torch.stack(present) if present else torch.zeros(1, *offsets.shape, device=at.device)

@@ -634,7 +634,7 @@ def opened(model: str, files: ModelFiles, stack: str, device: torch.device) -> M
     files, wrapper, outer = _inside(files, names)
     quantised = refuse_quantised(files, names)
     # A multimodal model masks attention itself: the tokens of a text never see those that follow.
-    families = FAMILIES if wrapper is None else [family for family in FAMILIES if family.causal]
+    families = [family for family in FAMILIES if wrapper is None or wrapper.both_ways or family.causal]
     family, layout = chosen(files, families, stack)
     files, *rest = of_stack(files, family, layout)
     outer = (*outer, *rest)

@@ -78,7 +78,57 @@ BERT = Family(
     config={"activation": "gelu", "eps": 1e-12},
     when={"is_decoder": (False, None), "bert.attention.causal": (False, None)},
 )
-BERT_DECODER = replace(BERT, causal=True, layouts=(_BERT_HF,), when={"is_decoder": (True,)})
+_THROUGH_HEAD = (
+    "a dense layer, a GELU and a norm stand between the final norm and the unembedding: lists of what is written "
+    "take the direct path, as those of encoders do"
+)
+
+
+def _causal(record: Family, dense: str, norm: str, bias: str, *not_extra: str, **when: tuple[object, ...]) -> Family:
+    """Return the record of an encoder as one of a decoder, whose logits the head of masked tokens makes.
+
+    Args:
+        record: The record of the encoder.
+        dense: The name of the dense layer of its head.
+        norm: The name of the norm of its head.
+        bias: The name of the bias of its unembedding.
+        *not_extra: Extra vectors of the encoder that the decoder does not have, or has as parts of its head.
+        **when: Values of the configuration that the record is for, beyond those of the encoder.
+    """
+    layout = record.layouts[0]
+    head = {
+        "unembedding_bias": Stored(bias),
+        "head_bias": Stored(f"{dense}.bias"),
+        **weight_and_bias("head_norm", norm),
+    }
+    extra = {name: entry for name, entry in layout.extra.items() if name not in not_extra}
+    return replace(
+        record,
+        causal=True,
+        layouts=(
+            replace(
+                layout,
+                optional=(*layout.optional, *head),
+                tensors={**layout.tensors, **head},
+                extra={**extra, "head": (Stored(f"{dense}.weight"), "read")},
+                through={name: way for name, way in layout.through.items() if name not in not_extra},
+            ),
+        ),
+        when={**record.when, "is_decoder": (True,), **when},
+        notes=(*record.notes, _THROUGH_HEAD),
+    )
+
+
+_BERT_HEAD = "^cls.predictions.transform."
+BERT_DECODER = _causal(
+    BERT,
+    _BERT_HEAD + "dense",
+    _BERT_HEAD + "LayerNorm",
+    "^cls.predictions.bias",
+    "mlm",
+    "mlm_norm",
+    hidden_act=("gelu", None),  # the activation of the head too
+)
 
 _BODY = {name: stored for name, stored in _BERT_HF.tensors.items() if name not in ("unembedding", "pooler_bias")}
 
@@ -118,7 +168,9 @@ ROBERTA = replace(
     first_position=2,
     notes=("the first rows of pos are padding: position i is pos.(i + 2)",),
 )
-ROBERTA_DECODER = replace(ROBERTA, causal=True, when={"is_decoder": (True,), **_ROBERTA_PADDING})
+ROBERTA_DECODER = _causal(
+    ROBERTA, "^lm_head.dense", "^lm_head.layer_norm", "^lm_head.bias", "mlm", "mlm_norm", "classifier"
+)
 
 _DISTIL = "transformer.layer.{layer}."
 DISTILBERT = replace(
@@ -434,10 +486,7 @@ MODERNBERT_DECODER = replace(
         ),
     ),
     when={"classifier_activation": ("gelu", None)},
-    notes=(
-        "a dense layer, a GELU and a norm stand between the final norm and the unembedding: lists of what is written "
-        "take the direct path, as those of encoders do",
-    ),
+    notes=(_THROUGH_HEAD,),
 )
 
 FAMILIES = (

@@ -462,6 +462,20 @@ GRANITE = replace(
     config={"activation": "silu", "attention_scale": 1.0},
     when={"granite.rope.scaling.finetuned": (True, None)},  # False turns the rotary positions off (llama_model_granite)
 )
+GRANITE_DOCLING = replace(
+    GRANITE,
+    model_types=("granite_docling_text",),
+    tied_by_default=True,
+    layouts=GRANITE.layouts[:1],
+    config={
+        "activation": "silu",
+        "attention_scale": 0.015625,
+        "embed_scale": 12.0,
+        "residual_scale": 0.263,
+        "logit_divisor": 4.0,
+    },
+    when={},
+)
 _HYPERCLOVAX_NORMS = {
     "attn_post_norm": Stored(LAYER + "post_norm1.weight"),
     "ff_post_norm": Stored(LAYER + "post_norm2.weight"),
@@ -706,6 +720,7 @@ FAMILIES = (
     GLM4V,
     GLM_OCR,
     GRANITE,
+    GRANITE_DOCLING,
     HYPERCLOVAX,
     COHERE,
     COHERE2,

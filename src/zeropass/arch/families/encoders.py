@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from zeropass.arch.families.bert import BERT, ROBERTA
-from zeropass.arch.spec import Family, Layout, Stored, fused_qkv, weight_and_bias
+from zeropass.arch.spec import Family, Layout, Stored, fused_qkv, modules, weight_and_bias
 
 _BERT_HF, _ROBERTA_HF = BERT.layouts[0], ROBERTA.layouts[0]
 _WORDS = {name: _BERT_HF.tensors[name] for name in ("embedding", "types")}
@@ -368,6 +368,38 @@ DPR = replace(
     when={"is_decoder": (False, None), "projection_dim": (0, None)},
 )
 
+_SIGLIP = "encoder.layers.{layer}."
+SIGLIP = replace(
+    BERT,
+    name="siglip",
+    model_types=("siglip_text_model", "siglip2_text_model"),
+    norm_place="pre",
+    always_tied=True,
+    layouts=(
+        Layout(
+            format="hf",
+            prefixes=("text_model.", ""),
+            config=_BERT_HF.config,
+            tensors={
+                "embedding": Stored("embeddings.token_embedding.weight"),
+                "positions": Stored("embeddings.position_embedding.weight"),
+                **modules("", final_norm="final_layer_norm"),
+                **modules(_SIGLIP, attn_norm="layer_norm1", ff_norm="layer_norm2", key="mlp.fc1", value="mlp.fc2"),
+                **modules(_SIGLIP + "self_attn.", q="q_proj", k="k_proj", v="v_proj", o="out_proj"),
+            },
+            extra={"head": (Stored("head.weight"), "read")},
+            unread=(r"embeddings\.position_ids", r"head\.bias"),
+            harmless=("projection_size",),
+        ),
+    ),
+    config={"activation": "gelu_pytorch_tanh", "eps": 1e-6},
+    when={},
+    notes=(
+        "its words are those of its embedding: it has no unembedding, and compares a text with images",
+        "it was trained on texts that padding fills, to which it attends; here a text is read without",
+    ),
+)
+
 LUKE = replace(
     ROBERTA,
     name="luke",
@@ -585,6 +617,7 @@ FAMILIES: tuple[Family, ...] = (
     IBERT,
     SPLINTER,
     DPR,
+    SIGLIP,
     LUKE,
     XLM,
     FLAUBERT,

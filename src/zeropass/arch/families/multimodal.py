@@ -35,6 +35,21 @@ VIDEO_LLAVA = replace(
     towers={"image_tower": "image tower", "video_tower": "video tower", "multi_modal_projector": "projector"},
 )
 QWEN_LLAVA = replace(LLAVA, model_types=("llava_onevision", "internvl", "got_ocr2"), texts=_QWEN2_LIKE)
+FAST_VLM = replace(
+    LLAVA,
+    model_types=("fast_vlm",),
+    texts=("qwen2",),
+    prefixes={"model.language_model.": ""},
+    towers=_VISION,
+)
+PERCEPTION_LM = replace(
+    FAST_VLM,
+    model_types=("perception_lm",),
+    texts=("llama",),
+    text_ties=False,
+    harmless=(*_IMAGE_KEYS, r"projector_pooling_ratio|vision_use_cls_token"),
+)
+PP_CHART2TABLE = replace(QWEN_LLAVA, model_types=("pp_chart2table",), texts=("qwen2",), text_ties=False)
 MISTRAL3 = replace(
     LLAVA,
     model_types=("mistral3",),
@@ -67,6 +82,15 @@ PALIGEMMA = replace(
     harmless=(*_IMAGE_KEYS, r"num_image_tokens|_vocab_size"),
     notes=("a prompt that is marked as one attends both ways; here every text is read as one that the model writes",),
 )
+_RETRIEVAL = {"embedding_proj_layer": "projection for retrieval"}
+COLPALI = replace(
+    PALIGEMMA,
+    model_types=("colpali",),
+    prefixes={"vlm.language_model.model.": "vlm.language_model.", "vlm.language_model.": "vlm."},
+    towers={**{f"vlm.{tower}": what for tower, what in _VISION.items()}, **_RETRIEVAL},
+    config="vlm_config.text_config",
+    harmless=(*PALIGEMMA.harmless, "embedding_dim"),
+)
 LLAMA4 = replace(
     MISTRAL3,
     model_types=("llama4",),
@@ -75,6 +99,18 @@ LLAMA4 = replace(
     towers={"vision_model": "vision tower", "multi_modal_projector": "projector"},
 )
 GEMMA3 = replace(MISTRAL3, model_types=("gemma3",), texts=("gemma3_text",))
+SHIELDGEMMA2 = replace(
+    GEMMA3,
+    model_types=("shieldgemma2",),
+    prefixes={
+        "model.language_model.model.": "model.language_model.",
+        "model.model.language_model.": "model.",
+        "model.model.language_model.model.": "model.model.language_model.",
+    },
+    text_ties=True,
+    harmless=(*_IMAGE_KEYS, r"(yes|no)_token_index"),
+    notes=("its classes are two tokens of the vocabulary, whose logits behind a prompt it compares",),
+)
 _EMBEDDERS = {"embed_vision": "projector", "embed_audio": "projector"}
 GEMMA4 = replace(
     MISTRAL3,
@@ -109,6 +145,14 @@ IDEFICS = Wrapper(
     harmless=(*_IMAGE_KEYS, r"scale_factor|pixel_shuffle_factor|neftune_noise_alpha|_pad_token_id|perceiver_config"),
 )
 
+GRANITE_DOCLING = replace(
+    IDEFICS,
+    model_types=("granite_docling",),
+    texts=("granite_docling_text",),
+    towers={"vision_model": "vision tower", "density_router": "router of images"},
+    others=("vision_config",),
+    harmless=(*_IMAGE_KEYS, r"density_router_(hidden_size|threshold|loss_weight)"),
+)
 DEEPSEEK_VL = replace(
     IDEFICS,
     model_types=("deepseek_vl",),
@@ -135,6 +179,41 @@ EMU3 = replace(
     towers={"vqmodel": "image tokenizer"},
     others=("vq_config",),
     harmless=("vocabulary_map",),  # codes of images and their tokens
+)
+HYPERCLOVAX_VISION = replace(
+    DEEPSEEK_VL,
+    model_types=("hyperclovax_vision_v2",),
+    texts=("hyperclovax",),
+    prefixes={"model.language_model.model.": "model.language_model.", "model.language_model.": ""},
+    towers={"vision_model": "vision tower", "projector": "projector", "vision_projector": "projector"},
+)
+FLORENCE2 = replace(
+    MISTRAL3,
+    model_types=("florence2",),
+    texts=("bart",),
+    prefixes={"model.language_model.": ""},
+    both_ways=True,
+    fixed={},
+)
+SIGLIP = Wrapper(
+    model_types=("siglip", "siglip2"),
+    texts=("siglip_text_model", "siglip2_text_model"),
+    prefixes={"text_model.": "text_model."},
+    towers={"vision_model": "vision tower", **dict.fromkeys(("logit_scale", "logit_bias"), "comparison with images")},
+    both_ways=True,
+    fixed={},
+    harmless=("initializer_factor",),
+)
+_QFORMER = {"qformer": "Q-Former", "query_tokens": "Q-Former", "language_projection": "projector"}
+BLIP2 = Wrapper(
+    model_types=("blip-2", "instructblip", "instructblipvideo"),
+    texts=("opt", "t5", "llama"),
+    prefixes={"language_model.model.": "language_model."},
+    towers={"vision_model": "vision tower", **_QFORMER},
+    others=("vision_config", "qformer_config"),
+    text_ties=True,
+    both_ways=True,
+    harmless=(r"num_query_tokens|image_text_hidden_size|use_decoder_only_language_model",),
 )
 LFM2_VL = replace(
     MISTRAL3,
@@ -178,6 +257,14 @@ QWEN2_VL = Wrapper(
     flat=True,
     text_ties=True,
 )
+COLQWEN2 = replace(
+    QWEN2_VL,
+    model_types=("colqwen2",),
+    prefixes={"vlm.model.": "vlm.", "vlm.language_model.": "vlm."},
+    towers={"vlm.visual": "vision tower", **_RETRIEVAL},
+    config="vlm_config.text_config",
+    harmless=("embedding_dim",),
+)
 QWEN2_5_VL = replace(QWEN2_VL, model_types=("qwen2_5_vl",), texts=("qwen2_5_vl_text",))
 QWEN3_VL = replace(
     QWEN2_VL,
@@ -188,7 +275,7 @@ QWEN3_VL = replace(
     text_ties=False,
 )
 QWEN3_VL_MOE = replace(QWEN3_VL, model_types=("qwen3_vl_moe",), texts=("qwen3_vl_moe_text",))
-GLM4V = replace(QWEN3_VL, model_types=("glm4v", "glm46v"), texts=("glm4v_text", "glm4v_moe_text"))
+GLM4V = replace(QWEN3_VL, model_types=("glm4v", "glm46v", "glmga"), texts=("glm4v_text", "glm4v_moe_text"))
 GLM4V_MOE = replace(QWEN3_VL, model_types=("glm4v_moe",), texts=("glm4v_moe_text",))
 GLM_OCR = replace(QWEN3_VL, model_types=("glm_ocr",), texts=("glm_ocr_text",))
 MUSE_GLIMMER = replace(
@@ -204,12 +291,13 @@ QWEN3_5 = replace(QWEN3_VL, model_types=("qwen3_5",), texts=("qwen3_5_text",))
 QWEN3_5_MOE = replace(QWEN3_VL, model_types=("qwen3_5_moe",), texts=("qwen3_5_moe_text",))
 MINICPMV4_6 = replace(
     QWEN3_VL,
-    model_types=("minicpmv4_6",),
+    model_types=("minicpmv4_6", "minicpmv4_7", "minicpm_ocr"),
     texts=("qwen3_5_text",),
     towers={"vision_tower": "vision tower", "merger": "projector"},
     harmless=(
         *_IMAGE_KEYS,
         r"insert_layer_id|image_size|patch_size|drop_vision_last_layer|downsample_mode|merge_kernel_size|merger_times",
+        r"(image|slice)_(start|end)_id|newline_id",
     ),
 )
 QWEN2_5_OMNI_THINKER = replace(
@@ -312,6 +400,38 @@ FUN_ASR_NANO = replace(
     assumed={},
 )
 
+MOSS_TRANSCRIBE = replace(
+    QWEN3_ASR,
+    model_types=("moss_transcribe_diarize",),
+    assumed={},
+    harmless=(*_IMAGE_KEYS, r"projector_bias|audio_(merge|chunk)_size"),
+)
+OMNIASR = replace(
+    QWEN3_ASR,
+    model_types=("omniasr",),
+    texts=("llama",),
+    assumed={},
+)
+VIBEVOICE_ASR = replace(
+    QWEN2_AUDIO,
+    model_types=("vibevoice_asr",),
+    towers={
+        **{f"{part}_tokenizer_encoder": "encoder of sound" for part in ("acoustic", "semantic")},
+        "multi_modal_projector": "projector",
+    },
+    others=tuple(f"{part}_tokenizer_encoder_config" for part in ("acoustic", "semantic")),
+    harmless=("acoustic_tokenizer_chunk_size",),
+)
+GRANITE_SPEECH = replace(
+    QWEN2_AUDIO,
+    model_types=("granite_speech", "granite_speech_plus"),
+    texts=("granite",),
+    towers={"encoder": "audio encoder", "projector": "projector"},
+    others=("encoder_config", "projector_config"),
+    harmless=(r"has_lora_adapter|downsample_rate|window_size",),
+    notes=("an adapter beside it is for sound, and is off for a text",),
+)
+
 # The next two are the layouts of their authors' own code, which transformers has in another form.
 INTERNVL_CHAT = replace(
     LLAVA,
@@ -345,25 +465,36 @@ WRAPPERS = (
     LLAVA,
     VIDEO_LLAVA,
     QWEN_LLAVA,
+    FAST_VLM,
+    PERCEPTION_LM,
+    PP_CHART2TABLE,
     MISTRAL3,
     ARIA,
     FUYU,
     PALIGEMMA,
+    COLPALI,
     GEMMA3,
+    SHIELDGEMMA2,
     GEMMA4,
     GEMMA4_UNIFIED,
     LLAMA4,
     COHERE2,
     IDEFICS,
+    GRANITE_DOCLING,
     DEEPSEEK_VL,
     DEEPSEEK_VL_HYBRID,
     EMU3,
+    HYPERCLOVAX_VISION,
+    FLORENCE2,
+    SIGLIP,
+    BLIP2,
     LFM2_VL,
     JANUS,
     LIGHTON_OCR,
     VIDEO_LLAMA3,
     OVIS2,
     QWEN2_VL,
+    COLQWEN2,
     QWEN2_5_VL,
     QWEN3_VL,
     QWEN3_VL_MOE,
@@ -385,12 +516,16 @@ WRAPPERS = (
     GLM_ASR,
     QWEN3_ASR,
     FUN_ASR_NANO,
+    MOSS_TRANSCRIBE,
+    OMNIASR,
+    VIBEVOICE_ASR,
+    GRANITE_SPEECH,
     INTERNVL_CHAT,
     MULTI_MODALITY,
 )
 
 NOT_READ: Mapping[str, str] = {
-    "gemma3n": "it keeps several streams, and adds an embedding in every layer",
+    "gemma3n": "it keeps several streams, whose mixture and ways to the unembedding differ from token to token",
     "mllama": "some of its layers read images alone",
 }
 """Multimodal models that are well known and not read, each with the reason."""
@@ -422,6 +557,7 @@ _GEMMA2 = {
     "intermediate_size": 9216,
     "rms_norm_eps": 1e-6,
 }
+_SIGLIP = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _GEMMA4 = {**_GEMMA2, "num_hidden_layers": 30}
 ASSUMED: Mapping[str, Mapping[str, object]] = {
     "llama": _LLAMA,
@@ -476,6 +612,25 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "v_head_dim": 128,
         "rms_norm_eps": 1e-06,
     },
+    "bart": {
+        "d_model": 1024,
+        **dict.fromkeys(("encoder_layers", "decoder_layers"), 12),
+        **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 16),
+        **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 4096),
+    },
+    **dict.fromkeys(("siglip_text_model", "siglip2_text_model"), _SIGLIP),
+    "opt": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "ffn_dim": 3072},
+    "t5": {"d_model": 512, "num_layers": 6, "num_heads": 8, "d_kv": 64, "d_ff": 2048},
+    "granite": {**_LLAMA, "num_key_value_heads": 32},
+    "granite_docling_text": {
+        "hidden_size": 1024,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 4,
+        "intermediate_size": 2048,
+        "rms_norm_eps": 1e-5,
+    },
+    "hyperclovax": {**_LLAMA, "num_key_value_heads": 32},
     "persimmon": {
         "hidden_size": 4096,
         "num_hidden_layers": 36,

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from zeropass.arch.families.llama import GEMMA2
+from zeropass.arch.families.llama import GEMMA2, GEMMA3_BOTH_WAYS
 from zeropass.arch.families.parts import ATTENTION, MLP
 from zeropass.arch.spec import Family, Layout, Stored
 
@@ -10,10 +10,10 @@ _GEMMA2_HF = GEMMA2.layouts[0]
 _NORMS = {"attn": "self_attn", "cross": "cross_attn", "ff": "feedforward"}
 
 
-def _norms(stack: str, *sites: str) -> dict[str, Stored]:
+def _norms(stem: str, *sites: str) -> dict[str, Stored]:
     """Return the norms before and behind each part of a block."""
     return {
-        f"{site}{place}_norm": Stored(f"{stack}.layers.{{layer}}.{where}_{_NORMS[site]}_layernorm.weight")
+        f"{site}{place}_norm": Stored(f"{stem}layers.{{layer}}.{where}_{_NORMS[site]}_layernorm.weight")
         for site in sites
         for place, where in (("", "pre"), ("_post", "post"))
     }
@@ -37,7 +37,7 @@ def _layout(stack: str, other: str) -> Layout:
         tensors={
             "embedding": Stored(f"{stack}.embed_tokens.weight"),
             "final_norm": Stored(f"{stack}.norm.weight"),
-            **_norms(stack, "attn", "ff"),
+            **_norms(f"{stack}.", "attn", "ff"),
             **_of(stack, {**ATTENTION, **MLP}),
         },
         defaults={
@@ -85,7 +85,7 @@ T5GEMMA_DECODER = replace(
                 **_DECODER_HF.tensors,
                 "unembedding": Stored("^lm_head.out_proj.weight"),
                 "memory_norm": Stored("encoder.norm.weight"),
-                **_norms("decoder", "cross"),
+                **_norms("decoder.", "cross"),
                 **_of("decoder", ATTENTION, "cross_"),
             },
             switches={"attention_bias": ((*_GEMMA2_HF.switches["attention_bias"][0], *_CROSS_BIASES), False)},
@@ -97,4 +97,46 @@ T5GEMMA_DECODER = replace(
     notes=("the decoder; its token frame leaves out what cross attention adds, which depends on the encoder's text",),
 )
 
-FAMILIES: tuple[Family, ...] = (T5GEMMA_ENCODER, T5GEMMA_DECODER)
+_GEMMA3_HF = GEMMA3_BOTH_WAYS.layouts[0]
+T5GEMMA2_ENCODER = replace(
+    GEMMA3_BOTH_WAYS,
+    name="t5gemma2",
+    model_types=("t5gemma2",),
+    stack="encoder",
+    layouts=(
+        replace(
+            _GEMMA3_HF,
+            prefixes=("model.encoder.", "model.encoder.text_model.", "encoder.", "encoder.text_model."),
+            stacks=("encoder.text_config", "decoder"),
+            tensors={
+                **{what: stored for what, stored in _GEMMA3_HF.tensors.items() if what != "unembedding"},
+                **_norms("", "attn", "ff"),
+            },
+            optional=_GEMMA3_HF.optional[1:],
+            config={name: keys for name, keys in _GEMMA3_HF.config.items() if name != "logit_cap"},
+            constants={**_GEMMA3_HF.constants, "window_further_ahead": True},
+            defaults={
+                **{name: value for name, value in _GEMMA3_HF.defaults.items() if name != "logit_cap"},
+                **{"layers": 26, "d": 2304, "heads": 8, "kv_heads": 4, "head_dim": 256, "neurons": 9216, "eps": 1e-6},
+            },
+            extra={},
+            unread=(
+                r"embed_tokens\.eoi_embedding",
+                r"(\^(model\.)?encoder\.)?(vision_tower|multi_modal_projector)\..*",
+                r"\^(model\.)?decoder\..*",
+                r"\^(lm_head|score)\.out_proj\.(weight|bias)",
+            ),
+            harmless=(
+                *_GEMMA3_HF.harmless,
+                "is_encoder_decoder|is_decoder|final_logit_softcapping|eoi_token_index|image_token_index",
+            ),
+        ),
+    ),
+    when={},
+    notes=(
+        "the encoder, as one that was given a text without images; the decoder is not read",
+        "the token that ends an image has an embedding of its own, which is not read",
+    ),
+)
+
+FAMILIES: tuple[Family, ...] = (T5GEMMA_ENCODER, T5GEMMA_DECODER, T5GEMMA2_ENCODER)
