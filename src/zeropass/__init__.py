@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from zeropass.atlas.schema import Options
     from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
+    from zeropass.diff.against import against
+    from zeropass.diff.against_folder import write_against
+    from zeropass.diff.against_results import Against
     from zeropass.diff.change_atlas import build_change
     from zeropass.diff.diff_folder import write_diff
     from zeropass.diff.results import Diff
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapted",
     "Address",
+    "Against",
     "Alignment",
     "Atlas",
     "Chosen",
@@ -85,6 +89,7 @@ __all__ = [
     "ZeropassError",
     "__version__",
     "adapt",
+    "against",
     "align_models",
     "bridge",
     "build",
@@ -120,6 +125,7 @@ __all__ = [
     "top_pairs",
     "translate",
     "transplant",
+    "write_against",
     "write_diff",
 ]
 
@@ -140,6 +146,9 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.schema": ("Options",),
     "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
+    "zeropass.diff.against": ("against",),
+    "zeropass.diff.against_folder": ("write_against",),
+    "zeropass.diff.against_results": ("Against",),
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),
     "zeropass.diff.results": ("Diff",),

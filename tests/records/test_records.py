@@ -121,6 +121,7 @@ def test_the_public_names_are_as_listed() -> None:
         *(
             "Adapted",
             "Address",
+            "Against",
             "Alignment",
             "Atlas",
             "Dictionary",
@@ -156,12 +157,14 @@ def test_the_public_names_are_as_listed() -> None:
         ),
         *(
             "adapt",
+            "against",
             "align_models",
             "build_change",
             "build_on_cluster",
             "match",
             "pair_of",
             "read_alignment",
+            "write_against",
             "write_diff",
             "top_pairs",
         ),

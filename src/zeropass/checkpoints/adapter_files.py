@@ -14,7 +14,7 @@ from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadModel, BadWeights
 
-__all__ = ["CONFIG", "WEIGHTS", "AdapterFiles", "adapter_files", "open_adapter_files"]
+__all__ = ["CONFIG", "WEIGHTS", "AdapterFiles", "adapter_files", "is_adapter", "open_adapter_files"]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG = 1 << 20
@@ -38,6 +38,11 @@ class AdapterFiles:
     settings: Settings
     source: TensorSource
     stored: dict[str, str]
+
+
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a folder is that of an adapter."""
+    return (folder / CONFIG).is_file()
 
 
 def open_adapter_files(folder: Path) -> AdapterFiles:

@@ -20,8 +20,8 @@ from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
 from zeropass.cli.inputs import (
     is_atlas,
     one_adapter,
-    open_classifier,
     open_named,
+    open_tuned,
     parse_layers,
     parse_lenses,
     parse_names,
@@ -51,6 +51,7 @@ from zeropass.cli.options import (
     Where,
 )
 from zeropass.cli.output import duration, print_json, print_records, text_output
+from zeropass.diff.against_render import render_against
 from zeropass.diff.render import render_diff
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
@@ -522,6 +523,12 @@ def diff(
     adapter: Annotated[
         list[Path] | None, typer.Option(help="The folder of a PEFT adapter, instead of TUNED; one only.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER", help="Another fine-tune or adapter of BASE: what did one teach, and the other not?"
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the whole result, with a picture.")] = None,
     watch: Annotated[
         Path | None, typer.Option(help="A file of words, one a line: does the change concern them?")
@@ -541,12 +548,20 @@ def diff(
         raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
+    if against is not None and (given := "--watch" if watch else "--build" if atlas else ""):
+        raise BadOption(f"{given} is about one change; --against compares two.")
     words = read_words(watch, "--watch") if watch else ()
     with reporting() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device=device)
         looked_up(model.vocab, words)  # refuses an unknown word before any work
         other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device=device)
+        if against is not None:
+            result = zp.against(model, other, open_tuned(against, model, device), progress=report)
+            if out is not None:
+                zp.write_against(result, out)
+            _print_against(result, out, as_json)
+            return
         if atlas:  # before the comparison, because it refuses an unusable folder at once
             out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
@@ -559,6 +574,15 @@ def diff(
         if out is not None:
             more = "; atlas (zeropass show, find)" if atlas else ""
             print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
+
+
+def _print_against(result: Any, out: Path | None, as_json: bool) -> None:
+    """Print a comparison of two changes, and the folder that it was written to."""
+    if not print_json(result.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_against(result))
+        if out is not None:
+            print(f"{shown_text(str(out), limit=500)}: against.json, matrices.parquet.")
 
 
 @app.command()
@@ -609,7 +633,7 @@ def stitch(
     with reporting() as report:
         report("opening", 0, 1)
         before = zp.open_model(base, device=device) if base else None
-        tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device=device)
+        tuned, other = open_tuned(classifier, before, device), zp.open_model(onto, device=device)
         options = zp.StitchOptions(
             kernel=kernel,
             frame=frame,

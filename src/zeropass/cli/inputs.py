@@ -11,7 +11,7 @@ from zeropass.checkpoints.hub_address import DATASETS
 from zeropass.errors import BadModel, BadOption, NotFetched
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_lenses", "parse_names"]
+__all__ = ["is_atlas", "one_adapter", "open_named", "open_tuned", "parse_layers", "parse_lenses", "parse_names"]
 __all__ += ["put_adapter", "refuse_mixed", "refuse_weights_only", "require_features", "require_vector_or_address"]
 
 
@@ -30,8 +30,8 @@ def put_adapter(base: Any, folder: Path) -> Any:
     return model
 
 
-def open_classifier(name: str, base: Any, device: str) -> Any:
-    """Open a classifier, which is a model or an adapter on its base."""
+def open_tuned(name: str, base: Any, device: str) -> Any:
+    """Open a fine-tuned model, which may be an adapter on its base."""
     if not (Path(name) / "adapter_config.json").is_file():
         return zp.open_model(name, device=device)
     if base is None:
