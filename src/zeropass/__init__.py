@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from zeropass.model.frames import Frames
     from zeropass.model.lens_maps import LensMaps, read_lens
     from zeropass.model.model import Model
-    from zeropass.model.opening import open_model
+    from zeropass.model.opening import open_model, open_tuned
     from zeropass.model.translation import bridge, translate
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
@@ -110,6 +110,7 @@ __all__ = [
     "open_dictionary",
     "open_model",
     "open_sources",
+    "open_tuned",
     "pair_of",
     "pairs_with",
     "parse",
@@ -166,7 +167,7 @@ _NAMES_BY_MODULE = {
     "zeropass.labels.run": ("kept_labels", "label"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model",),
-    "zeropass.model.opening": ("open_model",),
+    "zeropass.model.opening": ("open_model", "open_tuned"),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
     "zeropass.stitch.run": ("StitchOptions", "stitch_models", "transplant"),
     "zeropass.stitch.results": ("Stitch",),

@@ -148,6 +148,7 @@ def test_the_public_names_are_as_listed() -> None:
             "open_atlas",
             "open_dictionary",
             "open_model",
+            "open_tuned",
             "parse",
             "parse_size",
             "prove",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from zeropass.checkpoints.adapter_files import is_adapter
+from zeropass.checkpoints.adapter_files import adapter_named
 from zeropass.checkpoints.model_files import ModelFiles, files_in_memory, open_files
 from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.checkpoints.torch_modules import config_of, held, name_of, package_of, tensors_of
@@ -81,18 +81,24 @@ def open_model(
 
 
 def open_tuned(base: Model, tuned: ModelLike) -> Model:
-    """Open what was made of a base: a model, or the folder of an adapter, which is put on the base.
+    """Open what was made of a base: a model, or an adapter, which is put on the base.
 
     Args:
         base: The model before.
-        tuned: The model after, its name, or the folder of an adapter; a folder that holds both is the adapter's.
+        tuned: The model after, its name, or the folder or hub id of an adapter; what holds both is the adapter's.
 
     Raises:
         BadModel: As `open_model` and `adapt` do.
+        NotFetched: If it cannot be fetched from the hub.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.open_tuned(zp.open_model("models/first"), "models/tunes/reviews").name
+        'models/first with reviews'
     """
-    if isinstance(tuned, str | Path) and is_adapter(Path(tuned)):
-        return adapt(base, tuned)
-    return open_model(tuned, device=None if isinstance(tuned, Model) else base.device)
+    if isinstance(tuned, Model):
+        return open_model(tuned)
+    return adapt(base, tuned) if adapter_named(tuned) else open_model(tuned, device=base.device)
 
 
 def _refuse_given(reason: str, **arguments: object) -> None:
