@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from zeropass.atlas.schema import Options
     from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
+    from zeropass.diff.against import against
+    from zeropass.diff.against_folder import write_against
+    from zeropass.diff.against_results import Against
     from zeropass.diff.change_atlas import build_change
     from zeropass.diff.diff_folder import write_diff
     from zeropass.diff.results import Diff
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
     from zeropass.model.frames import Frames
     from zeropass.model.lens_maps import LensMaps, read_lens
     from zeropass.model.model import Model
-    from zeropass.model.opening import open_model
+    from zeropass.model.opening import open_model, open_tuned
     from zeropass.model.translation import bridge, translate
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
@@ -63,6 +66,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Adapted",
     "Address",
+    "Against",
     "Alignment",
     "Atlas",
     "Chosen",
@@ -85,6 +89,7 @@ __all__ = [
     "ZeropassError",
     "__version__",
     "adapt",
+    "against",
     "align_models",
     "bridge",
     "build",
@@ -105,6 +110,7 @@ __all__ = [
     "open_dictionary",
     "open_model",
     "open_sources",
+    "open_tuned",
     "pair_of",
     "pairs_with",
     "parse",
@@ -120,6 +126,7 @@ __all__ = [
     "top_pairs",
     "translate",
     "transplant",
+    "write_against",
     "write_diff",
 ]
 
@@ -140,6 +147,9 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.schema": ("Options",),
     "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
+    "zeropass.diff.against": ("against",),
+    "zeropass.diff.against_folder": ("write_against",),
+    "zeropass.diff.against_results": ("Against",),
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),
     "zeropass.diff.results": ("Diff",),
@@ -157,7 +167,7 @@ _NAMES_BY_MODULE = {
     "zeropass.labels.run": ("kept_labels", "label"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),
     "zeropass.model.model": ("Model",),
-    "zeropass.model.opening": ("open_model",),
+    "zeropass.model.opening": ("open_model", "open_tuned"),
     "zeropass.numerics.top_pairs": ("TopPairs", "top_pairs"),
     "zeropass.stitch.run": ("StitchOptions", "stitch_models", "transplant"),
     "zeropass.stitch.results": ("Stitch",),

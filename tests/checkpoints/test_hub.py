@@ -12,11 +12,15 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save
 
+import zeropass as zp
+from commands import Run
 from hubs import Hub, serving_hub
 from zeropass.checkpoints.hub import fetch_dictionary, fetch_hub, fetch_lens, is_lens_id
 from zeropass.checkpoints.model_files import open_files
 from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched
 
+ROOT = Path(__file__).parents[2]
+FIRST, REVIEWS = ROOT / "models" / "first", ROOT / "models" / "tunes" / "reviews"
 WEIGHTS = save({"w": torch.arange(50_000, dtype=torch.float32)})
 TEXT = {"config.json": b'{"model_type": "llama"}', "tokenizer.json": b'{"model": {}}', "merges.txt": b"a b\n"}
 OTHER = {
@@ -294,6 +298,35 @@ def test_of_a_dictionary_only_its_files_are_fetched(hub: Hub) -> None:
         fetch_dictionary("owner/saes/layer_4")
     with pytest.raises(BadDictionary, match="no hub id of a dictionary"):
         fetch_dictionary("saes")
+
+
+def test_adapters_on_the_hub_are_read_wherever_a_folder_is(
+    hub: Hub, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {path.name: path.read_bytes() for path in REVIEWS.iterdir() if path.is_file()}
+    hub.repos["owner/reviews"] = files | {"optimizer.bin": b"x"}
+    hub.repos["owner/several"] = {f"epoch-2/{name}": data for name, data in files.items()}
+    hub.repos["owner/first"] = {path.name: path.read_bytes() for path in FIRST.iterdir()}
+    base = zp.open_model(str(FIRST))
+    local = zp.adapt(base, REVIEWS)
+    shown = run.json("show", FIRST, "L2.ff.3.up", "--adapter", "owner/reviews@v1")
+    assert shown == run.json("show", FIRST, "L2.ff.3.up", "--adapter", REVIEWS)
+    assert sorted(hub.gets) == ["adapter_config.json", "adapter_model.safetensors"]
+    for name in ("owner/reviews", "owner/several/epoch-2"):
+        tuned = zp.open_tuned(base, name)
+        assert (tuned.name, tuned.fingerprint) == (f"{FIRST} with {name}", local.fingerprint)
+    assert zp.open_tuned(base, "owner/first").fingerprint == base.fingerprint
+    with pytest.raises(BadModel, match=r"owner/first holds no adapter on the hub: it has no adapter_config\.json"):
+        zp.adapt(base, "owner/first")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert zp.adapt(base, "owner/several/epoch-2").name == f"{FIRST} with owner/several/epoch-2"
+    assert zp.open_tuned(base, "owner/first").name == "owner/first"
+    with pytest.raises(NotFetched, match="not, or not wholly, in the hub's cache"):
+        zp.open_tuned(base, "owner/unknown")
+    with pytest.raises(BadModel, match=r"has no adapter_config\.json"):
+        zp.adapt(base, "owner/first")
+    with pytest.raises(BadModel, match="has no adapter_config"):
+        zp.adapt(base, tmp_path / "nowhere")
 
 
 def test_what_is_no_lens_on_the_hub_is_refused(hub: Hub) -> None:

@@ -401,7 +401,7 @@ def test_an_extra_that_is_missing_is_named() -> None:
     [
         ([FIRST, "--model", FIRST], "--model is for an atlas"),
         ([FIRST, "--base", SECOND, "--adapter", REVIEWS], "exclude each other"),
-        ([FIRST, "--adapter", REVIEWS, "--adapter", REVIEWS], "only one adapter"),
+        ([FIRST, "--adapter", REVIEWS, "--weight", "1", "--weight", "2"], "each adapter has one weight"),
         (["ATLAS", "--adapter", REVIEWS], "zeropass mcp "),
         (["nowhere"], "nowhere"),
         ([FIRST, "--base", "nowhere"], "nowhere"),

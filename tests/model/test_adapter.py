@@ -75,7 +75,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
 @pytest.fixture
 def adapter(plain: Adapted, tmp_path: Path) -> Path:
     """Return a copy of the folder of `plain`."""
-    return Path(shutil.copytree(plain.adapter.path, tmp_path / "adapter"))
+    return Path(shutil.copytree(plain.adapters[0].path, tmp_path / "adapter"))
 
 
 Q = "base_model.model.model.layers.0.self_attn.q_proj"

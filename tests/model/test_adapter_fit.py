@@ -35,7 +35,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Adapted:
 @pytest.fixture
 def adapter(plain: Adapted, tmp_path: Path) -> Iterator[Path]:
     """Yield a copy of the folder of `plain`."""
-    shutil.copytree(plain.adapter.path, tmp_path / "adapter")
+    shutil.copytree(plain.adapters[0].path, tmp_path / "adapter")
     yield tmp_path / "adapter"
 
 
@@ -316,12 +316,6 @@ def test_the_command_line_warns_on_stderr(
         assert json.loads(shown)
         assert err.startswith("warning: the adapter was trained on meta/Llama-3, and this is meta/Llama-2")
         assert err.count("\n") == 1
-
-
-def test_two_adapters_are_an_error(run: Run, plain: Adapted, adapter: Path) -> None:
-    for command in (("explain", plain.base.name, "L0.ff.3"), ("diff", plain.base.name)):
-        code, _, err = run(*command, "--adapter", adapter, "--adapter", adapter)
-        assert (code, "--adapter is given 2 times" in err) == (2, True)
 
 
 def test_the_parent_of_named_adapters_lists_them(plain: Adapted, adapter: Path) -> None:

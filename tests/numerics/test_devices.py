@@ -293,7 +293,7 @@ def test_the_atlas_of_a_change_is_the_same(device: torch.device, adapted: zp.Ada
     options = zp.Options(k=3, pairs=3, tokens="all")
     for name, on in (("here", "cpu"), ("there", device)):
         base = zp.open_model(adapted.base.name, device=on)
-        assert zp.build_change(base, zp.adapt(base, adapted.adapter.path), tmp_path / name, options)
+        assert zp.build_change(base, zp.adapt(base, adapted.adapters[0].path), tmp_path / name, options)
     assert contents(tmp_path / "here") == contents(tmp_path / "there") or device.type == "cuda"
 
 
@@ -314,7 +314,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> zp.Adapted:
 
 def test_an_adapter_changes_the_same(device: torch.device, adapted: zp.Adapted) -> None:
     base = zp.open_model(adapted.base.name, device=device)
-    there = zp.compare(base, zp.adapt(base, adapted.adapter.path))
+    there = zp.compare(base, zp.adapt(base, adapted.adapters[0].path))
     same(there.to_json(), zp.compare(adapted.base, adapted).to_json())
 
 

@@ -22,6 +22,7 @@ from zeropass.atlas.jobs import Runner
 from zeropass.atlas.plan import sweep
 from zeropass.atlas.schema import LENS, PLAN, Job, Options
 from zeropass.errors import BadAtlas, BadModel, BadOption, MissingExtra, ZeropassError
+from zeropass.model.adapted import Adapted
 from zeropass.model.lens_maps import LensMaps, read_lens
 from zeropass.model.opening import ModelLike, open_model
 
@@ -89,6 +90,8 @@ def build_on_cluster(
         ZeropassError: A job raised it; the message names the machine.
     """
     model, out = open_model(model), Path(out)
+    if isinstance(model, Adapted):
+        raise BadOption(f"{model.name}: the machines of a cluster open a model by name; merge its adapter and save it.")
     if model.files.path is None:
         raise BadOption(f"{model.name}: the machines of a cluster open a model by name; save it, and give the folder.")
     if engine != RAY and not engine.startswith(f"{RAY}://"):

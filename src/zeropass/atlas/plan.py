@@ -104,6 +104,7 @@ def identity(model: Model, options: Options, lens: LensMaps | None = None) -> di
         "schema": SCHEMA_VERSION,
         "model": {
             "name": model.name,
+            **({"command": model.command} if model.command != model.name else {}),
             "family": model.family.name,
             "format": model.files.format,
             "layers": model.dims.layers,
@@ -172,7 +173,7 @@ def sweep(out: Path) -> None:
 def _unnamed(plan: dict[str, Any]) -> dict[str, Any]:
     """Return a plan without the names of model and files: the same weights may have another path."""
     model = plan.get("model")
-    return plan | {"model": {**model, "name": ""} if isinstance(model, dict) else None, "sha256": None}
+    return plan | {"model": {**model, "name": "", "command": ""} if isinstance(model, dict) else None, "sha256": None}
 
 
 def _difference(stored: dict[str, Any], plan: dict[str, Any]) -> str:

@@ -11,10 +11,21 @@ from typing import Any
 from zeropass._io.parse import parse_json
 from zeropass.checkpoints.adapter_settings import Settings
 from zeropass.checkpoints.base import TensorSource
+from zeropass.checkpoints.demo import DEMOS
+from zeropass.checkpoints.hub import fetch_adapter, is_lens_id
+from zeropass.checkpoints.object_store import is_url
 from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadModel, BadWeights
 
-__all__ = ["CONFIG", "WEIGHTS", "AdapterFiles", "adapter_files", "open_adapter_files"]
+__all__ = [
+    "CONFIG",
+    "WEIGHTS",
+    "AdapterFiles",
+    "adapter_files",
+    "adapter_folder",
+    "adapter_named",
+    "open_adapter_files",
+]
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 MAX_CONFIG = 1 << 20
@@ -40,11 +51,45 @@ class AdapterFiles:
     stored: dict[str, str]
 
 
-def open_adapter_files(folder: Path) -> AdapterFiles:
+def adapter_folder(name: str | Path) -> Path:
+    """Return the folder of an adapter; a name that is no path may be a hub id, as `fetch_adapter` takes it.
+
+    Raises:
+        BadModel: If the name cannot be looked up.
+        NotFetched: If it cannot be fetched.
+    """
+    try:
+        folder = Path(name).expanduser()
+        if folder.exists() or isinstance(name, Path):
+            return folder
+    except (OSError, RuntimeError) as error:  # a name too long, a folder without permission, an unknown ~user
+        raise BadModel(f"{str(name)!r} cannot be looked up: {error}.") from error
+    return fetch_adapter(name) if is_lens_id(name) else folder
+
+
+def adapter_named(name: str | Path) -> Path | None:
+    """Return the folder of an adapter by its path or hub id; None for what may be the name of a model.
+
+    A folder or repository that holds both is the adapter's, as in transformers.
+
+    Raises:
+        NotFetched: If a hub id cannot be looked up.
+    """
+    if name in DEMOS or is_url(str(name)):
+        return None
+    try:
+        folder = adapter_folder(name)
+    except BadModel:  # no path, and no repository with an adapter
+        return None
+    return folder if (folder / CONFIG).is_file() else None
+
+
+def open_adapter_files(folder: Path, name: str = "") -> AdapterFiles:
     """Open an adapter's folder, reading the configuration and the names of the tensors but no values.
 
     Args:
         folder: The folder that PEFT's ``save_pretrained`` wrote.
+        name: The name of the adapter; that of the folder if not given.
 
     Raises:
         BadModel: For a folder without an adapter, an unknown configuration or a pickled adapter.
@@ -56,7 +101,7 @@ def open_adapter_files(folder: Path) -> AdapterFiles:
         pickled = sorted(file.name for file in folder.glob("adapter_model.*") if file.suffix != ".json")
         hint = f"; {', '.join(pickled)} is not read, since unpickling can run code. Save it anew" if pickled else ""
         raise BadModel(f"{folder} has no {WEIGHTS}{hint}.")
-    return adapter_files(folder.name, folder, settings, SafetensorsSource((path,)))
+    return adapter_files(name or folder.name, folder, settings, SafetensorsSource((path,)))
 
 
 def adapter_files(name: str, folder: Path | None, settings: Settings, source: TensorSource) -> AdapterFiles:
@@ -95,4 +140,4 @@ def _folder_hint(folder: Path) -> str:
         inner = []
     if inner:
         return f"its adapters are in {', '.join(inner[:10])}: give one of these folders ({folder / inner[0]})."
-    return "--adapter names the folder that PEFT's save_pretrained wrote."
+    return "an adapter is a folder that PEFT's save_pretrained wrote, or the hub id of one (owner/name)."

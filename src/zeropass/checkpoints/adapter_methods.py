@@ -21,7 +21,7 @@ from torch import Tensor
 from zeropass._io.atomic import key_of
 from zeropass._io.short_repr import ShortRepr
 from zeropass.checkpoints.adapter_changes import Added, Change, LowRank, Rows, Scaled
-from zeropass.checkpoints.adapter_files import CONFIG, WEIGHTS, AdapterFiles, open_adapter_files
+from zeropass.checkpoints.adapter_files import CONFIG, WEIGHTS, AdapterFiles, adapter_folder, open_adapter_files
 from zeropass.checkpoints.adapter_settings import COMPUTED, Settings
 from zeropass.checkpoints.model_files import fingerprint
 from zeropass.checkpoints.state_dict import StateDictSource
@@ -98,17 +98,19 @@ class Adapter(ShortRepr):
         return self.state.fingerprint, key_of(self.settings.values)
 
 
-def open_adapter(folder: Path) -> Adapter:
-    """Read an adapter's folder.
+def open_adapter(place: str | Path) -> Adapter:
+    """Read an adapter.
 
     Args:
-        folder: The folder that PEFT's ``save_pretrained`` wrote.
+        place: The folder that PEFT's ``save_pretrained`` wrote, or the hub id of one (``owner/name``).
 
     Raises:
+        NotFetched: If it cannot be fetched from the hub.
         BadModel: For an unknown method or setting, and for a pickled adapter.
         BadWeights: Naming file and tensor, for tensors that are missing, empty, unknown or do not fit each other.
     """
-    return read_adapter(open_adapter_files(folder))
+    folder = adapter_folder(place)
+    return read_adapter(open_adapter_files(folder, "" if folder == Path(place).expanduser() else str(place)))
 
 
 def read_adapter(files: AdapterFiles) -> Adapter:

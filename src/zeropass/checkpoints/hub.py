@@ -1,4 +1,4 @@
-"""Models and lenses of a Hugging Face hub: only the files that zeropass reads are fetched, into the hub's own cache.
+"""Models and what belongs to them on a Hugging Face hub: only files that are read are fetched, into the hub's cache.
 
 The settings of huggingface_hub apply: ``HF_HOME`` and ``HF_HUB_CACHE`` (the cache), ``HF_ENDPOINT`` (the server),
 ``HF_HUB_OFFLINE`` (the cache only), ``HF_TOKEN`` (access to gated models).
@@ -21,12 +21,13 @@ from zeropass.checkpoints.weight_files import no_config, no_weights, read_index,
 from zeropass.errors import BadDictionary, BadLens, BadModel, NotFetched, ZeropassError
 from zeropass.tokens.tokenizer_files import TOKENIZER_FILES, other_vocabularies
 
-__all__ = ["fetch_dictionary", "fetch_hub", "fetch_lens", "is_lens_id"]
+__all__ = ["fetch_adapter", "fetch_dictionary", "fetch_hub", "fetch_lens", "is_lens_id"]
 
 LENS_ID = re.compile(r"(spaces/)?([\w-][\w.-]*/[\w-][\w.-]*)((?:/[\w-][\w.-]*)*)(?:@(.+))?", re.ASCII)
 """The hub id of a lens: a repository, which may be a Space, a path in it, and a revision."""
 
 TEXT_FILES = ["config.json", SEPARATE, *TOKENIZER_FILES]
+ADAPTER_FILES = ["adapter_config.json", "adapter_model.safetensors"]
 LENS_FILES = ["lens.json", "lens.safetensors", "config.json", "params.pt", "lens.pt"]
 
 
@@ -70,8 +71,26 @@ def fetch_hub(repo_id: str, revision: str | None = None) -> Path:
     return _snapshot(repo_id, revision, [*texts, *choice.files])
 
 
+def fetch_adapter(name: str) -> Path:
+    """Return the local folder of an adapter on the hub, after fetching what the cache lacks.
+
+    Args:
+        name: ``owner/name``, with the path of a folder in the repository and ``@revision`` if need be. Only the
+            configuration and the tensors are fetched.
+
+    Raises:
+        BadModel: If it is no hub id, or there is no adapter.
+        NotFetched: As for a model (`fetch_hub`).
+    """
+    match = LENS_ID.fullmatch(name)
+    listed = _list_files(match[2], match[4])[0] if match else None
+    if match and listed is not None and f"{match[3]}/{ADAPTER_FILES[0]}".removeprefix("/") not in listed:
+        raise BadModel(f"{name} holds no adapter on the hub: it has no {ADAPTER_FILES[0]}.")
+    return _fetch_part(name, ADAPTER_FILES, "adapter", BadModel)
+
+
 def is_lens_id(name: str) -> bool:
-    """Tell whether a name that is no path can be the hub id of a lens: see `fetch_lens`."""
+    """Tell whether a name that is no path can be the hub id of a lens, or of what else is fetched like one."""
     return LENS_ID.fullmatch(name) is not None
 
 

@@ -18,14 +18,14 @@ from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
 from zeropass.cli.inputs import (
+    adapters_of,
     is_atlas,
-    one_adapter,
-    open_classifier,
     open_named,
+    open_tuned,
     parse_layers,
     parse_lenses,
     parse_names,
-    put_adapter,
+    put_adapters,
     refuse_mixed,
     refuse_weights_only,
     require_features,
@@ -33,6 +33,7 @@ from zeropass.cli.inputs import (
 )
 from zeropass.cli.options import (
     MODEL_HELP,
+    Adapters,
     Count,
     Device,
     Either,
@@ -48,9 +49,11 @@ from zeropass.cli.options import (
     OrVector,
     Second,
     Tokens,
+    Weights,
     Where,
 )
 from zeropass.cli.output import duration, print_json, print_records, text_output
+from zeropass.diff.against_render import render_against
 from zeropass.diff.render import render_diff
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
@@ -117,6 +120,8 @@ def build(
         ),
     ] = None,
     hook: Hook = None,
+    adapter: Adapters = None,
+    weight: Weights = None,
 ) -> None:
     """Read every parameter of MODEL, or every feature of a dictionary, into an atlas: a folder to search."""
     options = zp.Options(
@@ -127,6 +132,7 @@ def build(
         frames=parse_names(frame),
         tokens=tokens,
     )
+    adapters = adapters_of(adapter, weight)
     if memory is not None and engine != "local":
         raise BadOption("--memory is for builds in one process; a cluster gives its tasks their memory.")
     if features is not None and engine != "local":
@@ -137,7 +143,7 @@ def build(
     started = time.monotonic()
     with reporting() as report:
         report("opening", 0, 1)
-        opened = zp.open_model(model, device=device)
+        opened = put_adapters(zp.open_model(model, device=device), adapters, weight)
         if features is not None:
             build_atlas = partial(local, features=zp.open_dictionary(opened, features, hook))
         is_new = build_atlas(opened, out, options, report, lens=lens)
@@ -184,9 +190,8 @@ def show(
         ),
     ] = None,
     hook: Hook = None,
-    adapter: Annotated[
-        list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
-    ] = None,
+    adapter: Adapters = None,
+    weight: Weights = None,
     lens: LensOption = "auto",
     device: Device = "cpu",
     as_json: Json = False,
@@ -196,7 +201,13 @@ def show(
     require_vector_or_address(vector, address, {"--layer": layer, "--side": side, "--at": at})
     refuse_mixed(vector, features, {"--hook": hook}, {"--svd": svd, "--offset": offset is not None})
     if is_atlas(what):
-        weights = {"vector": vector, "features": features, "adapter": adapter, "device": device != "cpu"}
+        weights = {
+            "vector": vector,
+            "features": features,
+            "adapter": adapter,
+            "weight": weight,
+            "device": device != "cpu",
+        }
         maps = {"offset": offset, "svd": svd}
         refuse_weights_only(what, weights | maps | {"lens": lens not in ("auto", "none")})
         atlas = zp.open_atlas(what)
@@ -204,10 +215,10 @@ def show(
         print_records(records, str(address), frame, k or 12, as_json)
         _print_labels(atlas, records, as_json)
         return
-    folder, k = one_adapter(adapter), k or 12
+    adapters, k = adapters_of(adapter, weight), k or 12
     with waiting("opening the model"):
         model = open_named(what, device)
-        reader = zp.load(put_adapter(model, folder) if folder else model, lens=lens)
+        reader = zp.load(put_adapters(model, adapters, weight), lens=lens)
     options: dict[str, Any] = {"frame": name, "tokens": tokens, "k": k}
     if features is not None:
         records = reader.feature(zp.open_dictionary(reader.model, features, hook), str(address), **options)
@@ -446,9 +457,8 @@ def evidence(
 @app.command()
 def prove(
     model: Model,
-    adapter: Annotated[
-        list[Path] | None, typer.Option(help="The folder of a PEFT adapter to put on MODEL; one only.")
-    ] = None,
+    adapter: Adapters = None,
+    weight: Weights = None,
     tokens: Annotated[int, typer.Option(min=1, help="How many random tokens to run, in texts of 32.")] = 128,
     seed: Annotated[int, typer.Option(min=0, help="The seed of the tokens.")] = 0,
     device: Device = "cpu",
@@ -458,13 +468,11 @@ def prove(
 
     The exit code is 1 if some part of the forward pass differs.
     """
-    folder, prove_model = one_adapter(adapter), zp.prove  # refuses a missing extra before anything is read
+    adapters, prove_model = adapters_of(adapter, weight), zp.prove  # refuses a missing extra before anything is read
     with reporting() as report:
         report("opening", 0, 1)
         opened = open_named(model, device)
-        proof = prove_model(
-            put_adapter(opened, folder) if folder else opened, tokens=tokens, seed=seed, progress=report
-        )
+        proof = prove_model(put_adapters(opened, adapters, weight), tokens=tokens, seed=seed, progress=report)
     if not print_json(proof.to_json(), as_json):
         with text_output() as console:
             console.print(render_proof(proof))
@@ -519,8 +527,13 @@ def match(
 def diff(
     base: Annotated[str, typer.Argument(metavar="BASE", help=MODEL_HELP)],
     tuned: Annotated[str | None, typer.Argument(metavar="TUNED", help="The model that was tuned from it.")] = None,
-    adapter: Annotated[
-        list[Path] | None, typer.Option(help="The folder of a PEFT adapter, instead of TUNED; one only.")
+    adapter: Adapters = None,
+    weight: Weights = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OTHER", help="Another fine-tune or adapter of BASE: what did one teach, and the other not?"
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the whole result, with a picture.")] = None,
     watch: Annotated[
@@ -536,19 +549,27 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Say what a fine-tune or an adapter changed in BASE: where, and in which words."""
-    folder = one_adapter(adapter)
-    if (tuned is None) == (folder is None):
-        raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
+    adapters = adapters_of(adapter, weight)
+    if (tuned is None) == (not adapters):
+        raise BadOption("diff compares BASE with TUNED, or with --adapter PLACE: give one of the two.")
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
+    if against is not None and (given := "--watch" if watch else "--build" if atlas else ""):
+        raise BadOption(f"{given} is about one change; --against compares two.")
     words = read_words(watch, "--watch") if watch else ()
     with reporting() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device=device)
         looked_up(model.vocab, words)  # refuses an unknown word before any work
-        other = put_adapter(model, folder) if folder else zp.open_model(str(tuned), device=device)
+        other = zp.open_model(tuned, device=device) if tuned else put_adapters(model, adapters, weight)
+        if against is not None:
+            result = zp.against(model, other, open_tuned(against, model, device), progress=report)
+            if out is not None:
+                zp.write_against(result, out)
+            _print_against(result, out, as_json)
+            return
         if atlas:  # before the comparison, because it refuses an unusable folder at once
-            out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
+            out = out or Path("diff") / f"{default_name(base)}-{'+'.join(map(default_name, adapters or [str(tuned)]))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
         comparison = zp.compare(model, other, watch=words, progress=report)
         if out is not None:
@@ -559,6 +580,15 @@ def diff(
         if out is not None:
             more = "; atlas (zeropass show, find)" if atlas else ""
             print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
+
+
+def _print_against(result: Any, out: Path | None, as_json: bool) -> None:
+    """Print a comparison of two changes, and the folder that it was written to."""
+    if not print_json(result.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_against(result))
+        if out is not None:
+            print(f"{shown_text(str(out), limit=500)}: against.json, matrices.parquet.")
 
 
 @app.command()
@@ -609,7 +639,7 @@ def stitch(
     with reporting() as report:
         report("opening", 0, 1)
         before = zp.open_model(base, device=device) if base else None
-        tuned, other = open_classifier(classifier, before, device), zp.open_model(onto, device=device)
+        tuned, other = open_tuned(classifier, before, device), zp.open_model(onto, device=device)
         options = zp.StitchOptions(
             kernel=kernel,
             frame=frame,
@@ -705,10 +735,8 @@ def mcp(
     base: Annotated[
         str | None, typer.Option(help="The model that it was tuned from: the tool diff says what changed.")
     ] = None,
-    adapter: Annotated[
-        list[Path] | None,
-        typer.Option(help="The folder of a PEFT adapter to put on MODEL; diff says what it changes. One only."),
-    ] = None,
+    adapter: Adapters = None,
+    weight: Weights = None,
     second: Annotated[str | None, typer.Option(help="Another model, for the tool match.")] = None,
     features: Annotated[
         str | None,
@@ -723,20 +751,25 @@ def mcp(
     """Answer a language model's questions about a model or an atlas, over MCP on stdin (needs zeropass[mcp])."""
     serve_mcp = zp.serve_mcp  # refuses a missing extra before anything is read
     refuse_mixed(None, features, {"--hook": hook}, {})
-    folder = one_adapter(adapter)
-    if folder and base:
+    adapters = adapters_of(adapter, weight)
+    if adapters and base:
         raise BadOption("--base and --adapter exclude each other: the base of an adapter is MODEL.")
     untuned = zp.open_model(base, device=device) if base else None
     if is_atlas(what):
-        only_weights = {"adapter": folder, "device": device != "cpu", "lens": lens not in ("auto", "none")}
+        only_weights = {
+            "adapter": adapter,
+            "weight": weight,
+            "device": device != "cpu",
+            "lens": lens not in ("auto", "none"),
+        }
         refuse_weights_only(what, only_weights, "mcp MODEL")
         source: Any = zp.open_atlas(what)
     elif model is not None:
         raise BadOption(f"--model is for an atlas, which does not hold the weights; {what} is a model.")
     else:
         opened = open_named(what, device)
-        if folder:
-            untuned, opened = opened, put_adapter(opened, folder)
+        if adapters:
+            untuned, opened = opened, put_adapters(opened, adapters, weight)
         source = zp.load(opened, lens=lens)
     second_model = zp.open_model(second, device=device) if second else None
     serve_mcp(source, model=model, base=untuned, second=second_model, features=features, hook=hook)

@@ -11,32 +11,38 @@ from zeropass.checkpoints.hub_address import DATASETS
 from zeropass.errors import BadModel, BadOption, NotFetched
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["is_atlas", "one_adapter", "open_classifier", "open_named", "parse_layers", "parse_lenses", "parse_names"]
-__all__ += ["put_adapter", "refuse_mixed", "refuse_weights_only", "require_features", "require_vector_or_address"]
+__all__ = ["adapters_of", "is_atlas", "open_named", "open_tuned", "parse_layers", "parse_lenses", "parse_names"]
+__all__ += ["put_adapters", "refuse_mixed", "refuse_weights_only", "require_features", "require_vector_or_address"]
 
 
-def one_adapter(folders: list[Path] | None) -> Path | None:
-    """Return the folder of the adapter, if there is one; raise BadOption for several."""
-    if folders and len(folders) > 1:
-        raise BadOption(f"--adapter is given {len(folders)} times; only one adapter can be put on a model.")
-    return folders[0] if folders else None
+def adapters_of(places: list[str] | None, weights: list[float] | None) -> list[str]:
+    """Return the adapters that are given; raise BadOption for weights that do not belong to them."""
+    if weights and len(weights) != len(places or ()):
+        raise BadOption(
+            f"--weight is given {len(weights)} times, --adapter {len(places or ())} times: each adapter has one weight."
+        )
+    return places or []
 
 
-def put_adapter(base: Any, folder: Path) -> Any:
-    """Put an adapter on a model, and print to stderr any doubt that it belongs there."""
-    model = zp.adapt(base, folder)
-    for warning in model.warnings:
+def put_adapters(base: Any, places: list[str], weights: list[float] | None = None) -> Any:
+    """Put adapters on a model, if there are any, and print to stderr any doubt that they belong there."""
+    return _with_warnings(zp.adapt(base, places, weights or None)) if places else base
+
+
+def open_tuned(name: str, base: Any, device: str) -> Any:
+    """Open a fine-tuned model, which may be an adapter on its base."""
+    if base is not None:
+        return _with_warnings(zp.open_tuned(base, name))
+    if (Path(name) / "adapter_config.json").is_file():
+        raise BadOption(f"{name} is an adapter: it needs --base, the model that it was trained on.")
+    return zp.open_model(name, device=device)
+
+
+def _with_warnings(model: Any) -> Any:
+    """Print to stderr the doubts that an adapter belongs to its base, and return the model."""
+    for warning in getattr(model, "warnings", ()):
         print(f"warning: {shown_text(warning, limit=500)}", file=sys.stderr)
     return model
-
-
-def open_classifier(name: str, base: Any, device: str) -> Any:
-    """Open a classifier, which is a model or an adapter on its base."""
-    if not (Path(name) / "adapter_config.json").is_file():
-        return zp.open_model(name, device=device)
-    if base is None:
-        raise BadOption(f"{name} is an adapter: it needs --base, the model that it was trained on.")
-    return put_adapter(base, Path(name))
 
 
 def open_named(name: str, device: str = "cpu") -> Any:
@@ -138,7 +144,8 @@ def refuse_weights_only(folder: str, options: dict[str, Any], command: str = "sh
         command: The command that takes them, with MODEL for the model of the atlas.
     """
     if given := [name for name, value in options.items() if value not in (None, False)]:
-        model = zp.open_atlas(folder).model["name"]
+        facts = zp.open_atlas(folder).model
+        model = facts.get("command", facts["name"])
         raise BadOption(
             f"--{given[0]} needs the weights, and {folder} is an atlas; ask its model: "
             f"zeropass {command.replace('MODEL', model)}"

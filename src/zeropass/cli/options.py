@@ -19,6 +19,20 @@ Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.11
 OrVector = Annotated[
     str | None, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo; none with --vector.")
 ]
+Adapters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--adapter",
+        metavar="PLACE",
+        help="A PEFT adapter to put on the model: its folder or hub id; may be repeated, and the changes are summed.",
+    ),
+]
+Weights = Annotated[
+    list[float] | None,
+    typer.Option(
+        "--weight", help="What the change of an adapter is multiplied by: one for each --adapter, in their order."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Frame = Annotated[
     str | None,

@@ -16,7 +16,7 @@ from zeropass.model.model import Model
 from zeropass.numerics.factored import Directions, Factored, close_values
 from zeropass.numerics.statistics import blocks
 
-__all__ = ["Change", "Comparison", "leading", "values"]
+__all__ = ["Change", "Comparison", "inner", "leading", "values"]
 
 EXTRA, STEPS, SEED = 8, 4, 0
 """Settings of the randomised SVD: surplus directions, power iterations, seed."""
@@ -136,14 +136,23 @@ class Comparison:
             if change.norm:
                 yield change
 
+    @cached_property
+    def adapted(self) -> Adapted | None:
+        """The model after, if it is the base with an adapter on it, which knows what it changes."""
+        tuned = self.tuned
+        of_base = isinstance(tuned, Adapted) and (
+            tuned.base is self.base or tuned.base.fingerprint == self.base.fingerprint
+        )
+        return tuned if isinstance(tuned, Adapted) and of_base else None
+
     def change(self, what: str, layer: int = 0) -> Change:
         """Return the change of one matrix."""
         before = self.base.matrix(what, layer)
         length = float(before.double().norm())
-        if isinstance(self.tuned, Adapted) and (what, layer) not in self.tuned.replaced:
-            added = self.tuned.change(what, layer)
+        if self.adapted is not None and (what, layer) not in self.adapted.replaced:
+            added = self.adapted.change(what, layer)
             added = torch.zeros_like(before) if added is None else added
-            return Change(layer=layer, role=what, added=added, before=length, inner=_inner(before, added))
+            return Change(layer=layer, role=what, added=added, before=length, inner=inner(before, added))
         after = self.tuned.matrix(what, layer)
         added = after - before
         return Change(
@@ -152,13 +161,12 @@ class Comparison:
             added=added,
             before=length,
             rounding=self.rounded(what, layer, before, after),
-            inner=_inner(before, added),
+            inner=inner(before, added),
         )
 
     def touched(self, what: str, layer: int = 0) -> bool:
         """Tell whether a tensor may differ; an adapter knows which ones it leaves alone, without reading them."""
-        tuned = self.tuned
-        return not isinstance(tuned, Adapted) or tuned.touches(what, layer)
+        return self.adapted is None or self.adapted.touches(what, layer)
 
     def differs(self, what: str, layer: int = 0) -> bool:
         """Tell whether a matrix or a vector changed by more than rounding."""
@@ -184,7 +192,7 @@ class Comparison:
         return rounded and not bool(moved.any())
 
 
-def _inner(before: Tensor, added: Factored | Tensor) -> float:
+def inner(before: Tensor, added: Factored | Tensor) -> float:
     """Return the inner product of a matrix with what was added to it."""
     if isinstance(added, Factored):
         return float(((before @ added.right) * added.left).double().sum())

@@ -122,7 +122,7 @@ def open_judge(model: Model) -> Judge:
     if isinstance(model, Adapted):
         base = open_judge(model.base)
         with naming(model.name):
-            hf = _with_adapter(base.hf, model)
+            hf = _with_adapters(base.hf, model)
         return Judge(model, hf, (*base.notes, "the adapter is put on the model by PEFT"))
     with naming(model.name):
         hf, notes = _from_tensors(model) if _is_decoded(model) else _from_files(model)
@@ -205,11 +205,23 @@ def _opened(kind: Any, place: Any, **given: Any) -> tuple[Any, tuple[str, ...]]:
     )
 
 
-def _with_adapter(hf: Any, model: Adapted) -> Any:
-    if model.adapter.path is None:
-        raise CannotRun("its adapter is in memory: save it (save_pretrained) and give the folder")
+def _with_adapters(hf: Any, model: Adapted) -> Any:
+    """Return a model of transformers in which PEFT has put all adapters of a model, active with their weights."""
     kind: Any = import_module("peft").PeftModel  # part of the same extra
-    return kind.from_pretrained(hf, str(model.adapter.path)).eval().get_base_model()
+    paths = [adapter.path for adapter in model.adapters]
+    if None in paths:
+        raise CannotRun("its adapter is in memory: save it (save_pretrained) and give the folder")
+    names = [str(n) for n in range(len(paths))]
+    adapted = kind.from_pretrained(hf, str(paths[0]), adapter_name=names[0])
+    for name, path in zip(names[1:], paths[1:], strict=True):
+        adapted.load_adapter(str(path), adapter_name=name)
+    if len(names) > 1:
+        adapted.base_model.set_adapter(names)
+    scales = [module.scaling for module in adapted.modules() if isinstance(getattr(module, "scaling", None), dict)]
+    for name, weight in zip(names, model.weights, strict=True):
+        for scaling in (scaling for scaling in scales if name in scaling):
+            scaling[name] *= weight
+    return adapted.eval().get_base_model()
 
 
 def _widen_in_turn(hf: nn.Module) -> None:

@@ -1,7 +1,9 @@
 """A model with an adapter on it: each parameter as it is after the change. Nothing is merged on disk."""
 
 import hashlib
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -12,9 +14,12 @@ from torch import Tensor
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.wrappers import layouts_in
 from zeropass.checkpoints.adapter_changes import Change, LowRank, Rows
+from zeropass.checkpoints.adapter_files import WEIGHTS
 from zeropass.checkpoints.adapter_methods import Adapter, open_adapter
-from zeropass.errors import BadModel
+from zeropass.checkpoints.model_files import hashes
+from zeropass.errors import BadModel, BadOption
 from zeropass.model.adapter_fit import Place, fit
+from zeropass.model.adapter_stack import stacked
 from zeropass.model.model import Model
 from zeropass.numerics.factored import Factored
 from zeropass.tokens.undertrained import Judgement
@@ -24,11 +29,12 @@ __all__ = ["Adapted", "adapt"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Adapted(Model):
-    """A base model with the changes of an adapter.
+    """A base model with the changes of an adapter, or with the weighted sum of the changes of several.
 
     Attributes:
         base: The model without the adapter.
-        adapter: The adapter as it was read.
+        adapters: The adapters as they were read; mostly one.
+        weights: The factor by which the change of each is multiplied.
         changed: The changes of parameters, by canonical name and layer.
         replaced: Entire canonical tensors that the adapter brings: instead of the base's, or task heads that the base
             does not have. The gain of a norm is as transformers keeps it. A place may be in ``changed`` as well.
@@ -43,7 +49,8 @@ class Adapted(Model):
     """
 
     base: Model = field(kw_only=True)
-    adapter: Adapter = field(kw_only=True)
+    adapters: tuple[Adapter, ...] = field(kw_only=True)
+    weights: tuple[float, ...] = field(kw_only=True)
     changed: dict[Place, Change] = field(kw_only=True)
     replaced: dict[Place, Tensor] = field(kw_only=True)
     remarks: tuple[str, ...] = field(kw_only=True, default=())
@@ -51,9 +58,35 @@ class Adapted(Model):
 
     @cached_property
     def fingerprint(self) -> str:
-        """The SHA-256 over the fingerprints of the base, the adapter's weights and its settings."""
-        weights, settings = self.adapter.fingerprints
-        return hashlib.sha256(f"{self.base.fingerprint} {weights} {settings}".encode()).hexdigest()
+        """The SHA-256 over the fingerprints of the base, and those of the weights and settings of each adapter."""
+        parts = [self.base.fingerprint]
+        for adapter, weight in zip(self.adapters, self.weights, strict=True):
+            parts += [*adapter.fingerprints, *([] if weight == 1 else [repr(weight)])]
+        return hashlib.sha256(" ".join(parts).encode()).hexdigest()
+
+    @property
+    def sha256(self) -> dict[str, str] | None:
+        """`Model.sha256` of the base's files and of those of the adapters; None if one of them is in memory."""
+        folders = [adapter.path for adapter in self.adapters]
+        if self.files.state is not None or None in folders:
+            return None
+        each = dict(self.files.hashes.sha256)
+        for n, folder in enumerate(folders, 1):
+            if folder is not None:
+                each[f"adapter {n}: {WEIGHTS}"] = hashes((folder / WEIGHTS,)).sha256[WEIGHTS]
+        return each
+
+    @property
+    def title(self) -> str:
+        """`Model.title` with the names of the adapters; empty where that is."""
+        return f"{self.base.title} with {_names(self.adapters, self.weights)}" if self.base.title else ""
+
+    @property
+    def command(self) -> str:
+        """The arguments by which a command opens the model: the base's name, and options."""
+        parts = [self.base.command, *(f"--adapter {adapter.folder}" for adapter in self.adapters)]
+        weighted = any(weight != 1 for weight in self.weights)
+        return " ".join([*parts, *(f"--weight {weight:g}" for weight in self.weights if weighted)])
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -63,7 +96,7 @@ class Adapted(Model):
     @cached_property
     def memory(self) -> Model:
         """`Model.memory`, with the adapter's changes in the encoder."""
-        return adapt(self.base.memory, self.adapter)
+        return adapt(self.base.memory, self.adapters, self.weights)
 
     def relative(self, layer: int = 0) -> Tensor:
         """Return `Model.relative`, with the adapter's change."""
@@ -200,19 +233,28 @@ class Adapted(Model):
         return next(sizes, 0) or 0
 
 
-def adapt(base: Model, adapter: str | Path | Adapter) -> Adapted:
-    """Put an adapter on a model.
+def adapt(
+    base: Model,
+    adapter: str | Path | Adapter | Sequence[str | Path | Adapter],
+    weights: Sequence[float] | None = None,
+) -> Adapted:
+    """Put an adapter on a model, or several at once.
+
+    Several change the base by the weighted sum of their changes, as PEFT's model does in which all of them are active.
 
     Args:
         base: The model, from any format of its family (also a GGUF file).
-        adapter: The folder of the adapter, or an adapter that was read.
+        adapter: The folder of the adapter, its hub id (``owner/name``), or an adapter that was read; or several.
+        weights: The factor of each adapter's change; 1 if not given.
 
     Returns:
-        The base model with the adapter's changes.
+        The base model with the changes.
 
     Raises:
-        BadModel: If zeropass does not read this kind of adapter.
+        BadModel: If zeropass does not read this kind of adapter, or does not put it together with others.
         BadWeights: If the adapter does not fit the base; names the tensor and the shapes.
+        BadOption: If there are no adapters, or not as many weights.
+        NotFetched: If an adapter cannot be fetched from the hub.
 
     Example:
         >>> import zeropass as zp
@@ -220,29 +262,47 @@ def adapt(base: Model, adapter: str | Path | Adapter) -> Adapted:
         >>> model.name, model.dims.layers
         ('models/first with reviews', 4)
     """
-    if not isinstance(adapter, Adapter):
-        adapter = open_adapter(Path(adapter))
+    several = [adapter] if isinstance(adapter, str | Path | Adapter) else adapter
+    adapters = tuple(part if isinstance(part, Adapter) else open_adapter(part) for part in several)
+    factors = tuple(map(float, [1.0] * len(adapters) if weights is None else weights))
+    _check_weights(adapters, factors)
     layout = base.family.layout("hf")
     if layout is None or base.family not in FAMILIES:
         raise BadModel(
             f"{base.name}: adapters name modules as Hugging Face does, which is not known of {base.family.name}."
         )
     layouts = layouts_in(base.wrapper, layout)
-    fitted = fit(base, layouts, adapter)
-    base_notes, doubtful = _named_base(base, adapter.base[:200])
+    fitted = stacked([fit(base, layouts, part) for part in adapters], adapters, factors)
+    named = [_named_base(base, part.base[:200]) for part in adapters]
     values = {f.name: getattr(base, f.name) for f in fields(Model)}
-    values["name"] = f"{base.name} with {adapter.name}"
+    values["name"] = f"{base.name} with {_names(adapters, factors)}"
     values["layout"] = replace(base.layout, extra={**layouts[0].extra, **base.layout.extra}, through=layout.through)
     values["dims"] = replace(base.dims, tied=fitted.tied)
     return Adapted(
         **values,
         base=base,
-        adapter=adapter,
+        adapters=adapters,
+        weights=factors,
         changed=fitted.changed,
         replaced=fitted.replaced,
-        remarks=(*(base_notes if not doubtful else ()), *fitted.notes),
-        warnings=base_notes if doubtful else (),
+        remarks=(*(note for notes, doubtful in named if not doubtful for note in notes), *fitted.notes),
+        warnings=tuple(note for notes, doubtful in named if doubtful for note in notes),
     )
+
+
+def _names(adapters: Sequence[Adapter], weights: Sequence[float]) -> str:
+    """Return the names of adapters, with their weights if these are not 1."""
+    pairs = zip(adapters, weights, strict=True)
+    return " + ".join(adapter.name if weight == 1 else f"{weight:g} × {adapter.name}" for adapter, weight in pairs)
+
+
+def _check_weights(adapters: Sequence[Adapter], weights: Sequence[float]) -> None:
+    if not adapters:
+        raise BadOption("No adapter is given.")
+    if len(adapters) != len(weights):
+        raise BadOption(f"There are {len(weights)} weights for {len(adapters)} adapters: give one for each, or none.")
+    if odd := [weight for weight in weights if not math.isfinite(weight)]:
+        raise BadOption(f"The weight of an adapter is {odd[0]}; it must be a finite number.")
 
 
 def _named_base(base: Model, named: str) -> tuple[tuple[str, ...], bool]:

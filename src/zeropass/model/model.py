@@ -149,6 +149,11 @@ class Model(ShortRepr):
         return each if len(each) > 1 else next(iter(each.values()))
 
     @property
+    def command(self) -> str:
+        """The arguments by which a command opens the model."""
+        return self.name
+
+    @property
     def size(self) -> int:
         """The size of the weights in bytes, in their files or in memory."""
         return self.files.size

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from zeropass.checkpoints.adapter_files import adapter_named
 from zeropass.checkpoints.model_files import ModelFiles, files_in_memory, open_files
 from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.checkpoints.torch_modules import config_of, held, name_of, package_of, tensors_of
@@ -13,7 +14,7 @@ from zeropass.errors import BadOption
 from zeropass.model.adapted import adapt
 from zeropass.model.model import Model, opened, usable_device
 
-__all__ = ["ModelLike", "open_model"]
+__all__ = ["ModelLike", "open_model", "open_tuned"]
 
 ModelLike = str | Path | Model
 """A model where one is needed: an open one, or the name or path of one. `open_model` opens what is in memory."""
@@ -77,6 +78,27 @@ def open_model(
     path, separator, suffix = name.rpartition("#")
     path, named = (path, suffix) if separator and suffix in _STACKS else (name, "")
     return opened(name, open_files(path), stack or named, place)
+
+
+def open_tuned(base: Model, tuned: ModelLike) -> Model:
+    """Open what was made of a base: a model, or an adapter, which is put on the base.
+
+    Args:
+        base: The model before.
+        tuned: The model after, its name, or the folder or hub id of an adapter; what holds both is the adapter's.
+
+    Raises:
+        BadModel: As `open_model` and `adapt` do.
+        NotFetched: If it cannot be fetched from the hub.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.open_tuned(zp.open_model("models/first"), "models/tunes/reviews").name
+        'models/first with reviews'
+    """
+    if isinstance(tuned, Model):
+        return open_model(tuned)
+    return adapt(base, tuned) if adapter_named(tuned) else open_model(tuned, device=base.device)
 
 
 def _refuse_given(reason: str, **arguments: object) -> None:

@@ -163,7 +163,8 @@ def load_classifier(model: Model) -> Any:
                 values = model.replaced[name, layer]
             if values is not None:
                 put(classifier, model, name, layer, values)
-        biases = [values for name, values in model.adapter.whole.items() if name.endswith("classifier.bias")]
+        whole = [entry for adapter in model.adapters for entry in adapter.whole.items()]
+        biases = [values for name, values in whole if name.endswith("classifier.bias")]
         if biases and head_of(classifier).bias is not None:
             head_of(classifier).bias.copy_(biases[0])
     return classifier
