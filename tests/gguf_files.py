@@ -26,6 +26,11 @@ NAMES = {
     "mistral": "llama",
     "mixtral": "llama",
     "qwen3_moe": "qwen3moe",
+    "qwen3_vl_moe_text": "qwen3vlmoe",
+    "qwen3_5_text": "qwen35",
+    "qwen3_5_moe_text": "qwen35moe",
+    "qwen3_next": "qwen3next",
+    "lfm2_moe": "lfm2moe",
     "qwen2_moe": "qwen2moe",
     "glm4_moe": "glm4moe",
     "deepseek_v3": "deepseek2",
@@ -131,6 +136,7 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
                 "mlp.expert_bias", "mlp.expert_bias.bias"
             ),
             values,
+            config,
         )
     rope = config.get("rope_parameters") or {}
     if arch in (MODEL_ARCH.PHI3, MODEL_ARCH.PHIMOE) and rope.get("long_factor"):
@@ -138,11 +144,14 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
         yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
 
 
-def _as_they_are(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+Named = Iterator[tuple[str, np.ndarray]]
+
+
+def _as_they_are(name: str, values: np.ndarray, config: Config) -> Named:
     yield name, values
 
 
-def _granite_moe(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _granite_moe(name: str, values: np.ndarray, config: Config) -> Named:
     """Split gates from what they multiply, as GraniteMoeModel.modify_tensors does."""
     if not name.endswith("input_linear.weight"):
         yield name, values
@@ -153,7 +162,7 @@ def _granite_moe(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarra
         yield f"blk.{layer}.ffn_{what}_{end}.weight", half
 
 
-def _gpt_oss(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+def _gpt_oss(name: str, values: np.ndarray, config: Config) -> Named:
     """Split and turn the experts, as GptOssModel.modify_tensors does."""
     if "sinks" in name:
         yield f"{name}.weight", values
@@ -171,17 +180,92 @@ def _gpt_oss(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         yield name, values
 
 
-def _latent_heads(name: str, values: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Split what the latent is expanded to, as DeepseekV2Model.modify_tensors does; the sizes are those of the zoo."""
+def _latent_heads(name: str, values: np.ndarray, config: Config) -> Named:
+    """Split what the latent is expanded to, as DeepseekV2Model.modify_tensors does."""
     if not name.endswith("kv_b_proj.weight"):
         yield name, values
         return
-    keys, of_values = np.split(values.reshape(4, -1, values.shape[-1]), [6], 1)
+    by_head = values.reshape(config["num_attention_heads"], -1, values.shape[-1])
+    keys, of_values = np.split(by_head, [config["qk_nope_head_dim"]], 1)
     yield name.replace("kv_b_proj", "k_b_proj"), keys.swapaxes(1, 2)
     yield name.replace("kv_b_proj", "v_b_proj"), of_values
 
 
-SPLITS = {MODEL_ARCH.DEEPSEEK2: _latent_heads, MODEL_ARCH.GRANITE_MOE: _granite_moe, MODEL_ARCH.GPT_OSS: _gpt_oss}
+def _qwen3_vl_moe(name: str, values: np.ndarray, config: Config) -> Named:
+    """Split the experts, as Qwen3VLMoeTextModel.modify_tensors does.
+
+    It turns them too: those of published files are the transpose of what transformers 5 writes.
+    """
+    if name.endswith("experts.down_proj"):
+        yield f"{name}.weight", values
+    elif name.endswith("experts.gate_up_proj"):
+        for what, half in zip(("gate", "up"), np.split(values, 2, axis=1), strict=True):
+            yield name.replace("gate_up_proj", f"{what}_proj.weight"), half
+    else:
+        yield name, values
+
+
+def _delta(name: str, values: np.ndarray, config: Config) -> Named:
+    """Change the mixers and raise the gains, as Qwen3NextModel.modify_tensors does."""
+    if name.endswith(".A_log"):
+        values = -np.exp(values)
+    elif name.endswith(".dt_bias"):
+        name = name.replace(".dt_bias", ".dt_proj.bias")
+    elif "conv1d" in name:
+        values = values.squeeze()
+    elif name.endswith("norm.weight") and not name.endswith("linear_attn.norm.weight"):
+        values = values + 1
+    if "in_proj_qkvz.weight" not in name:
+        yield name, values
+        return
+    layer, width, groups = int(name.split(".")[2]), config["linear_key_head_dim"], config["linear_num_key_heads"]
+    of_values = config["linear_num_value_heads"] // groups * config["linear_value_head_dim"]
+    by_group = values.reshape(groups, -1, values.shape[1])
+    parts = np.split(by_group, np.cumsum([width, width, of_values]), axis=1)
+    *qkv, z = (part.reshape(-1, values.shape[1]) for part in parts)
+    yield f"blk.{layer}.attn_qkv.weight", np.concatenate(qkv)
+    yield f"blk.{layer}.attn_gate.weight", z
+
+
+def _tiled(values: np.ndarray, axis: int, config: Config, width: int) -> np.ndarray:
+    """Let the heads of values take turns over those of keys, as _reorder_v_heads does."""
+    groups, heads = config["linear_num_key_heads"], config["linear_num_value_heads"]
+    shape = (*values.shape[:axis], groups, heads // groups, width, *values.shape[axis + 1 :])
+    return values.reshape(shape).swapaxes(axis, axis + 1).reshape(values.shape)
+
+
+def _tiled_delta(name: str, values: np.ndarray, config: Config) -> Named:
+    """Reorder the heads of values, as _LinearAttentionVReorderBase.modify_tensors does, then go on as `_delta`."""
+    width, keys = config["linear_value_head_dim"], 2 * config["linear_key_head_dim"] * config["linear_num_key_heads"]
+    if ".in_proj_qkv." in name or ".conv1d" in name:
+        values = values.squeeze() if ".conv1d" in name else values
+        values = np.concatenate([values[:keys], _tiled(values[keys:], 0, config, width)])
+    elif ".in_proj_z." in name:
+        values = _tiled(values, 0, config, width)
+    elif ".in_proj_b." in name or ".in_proj_a." in name or name.endswith((".A_log", ".dt_bias")):
+        values = _tiled(values, 0, config, 1)
+    elif ".linear_attn.out_proj." in name:
+        values = _tiled(values, 1, config, width)
+    yield from _delta(name, values, config)
+
+
+def _squeezed(name: str, values: np.ndarray, config: Config) -> Named:
+    """Squeeze the kernels, as LFM2Model.modify_tensors does, and name the corrections of experts."""
+    values = values.squeeze(1) if "conv.conv" in name else values
+    yield name.replace(".expert_bias", ".expert_bias.bias"), values
+
+
+SPLITS = {
+    MODEL_ARCH.LFM2: _squeezed,
+    MODEL_ARCH.LFM2MOE: _squeezed,
+    MODEL_ARCH.QWEN3NEXT: _delta,
+    MODEL_ARCH.QWEN35: _tiled_delta,
+    MODEL_ARCH.QWEN35MOE: _tiled_delta,
+    MODEL_ARCH.QWEN3VLMOE: _qwen3_vl_moe,
+    MODEL_ARCH.DEEPSEEK2: _latent_heads,
+    MODEL_ARCH.GRANITE_MOE: _granite_moe,
+    MODEL_ARCH.GPT_OSS: _gpt_oss,
+}
 """The functions by which converters take tensors apart."""
 
 
@@ -355,15 +439,59 @@ def _gemma(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_value_length(config["head_dim"])
 
 
+def _qwen3vlmoe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _qwen3moe(writer, config)
+    writer.add_rope_dimension_sections([*config["rope_parameters"]["mrope_section"], 0])
+    writer.add_num_deepstack_layers(len(config["vision_config"]["deepstack_visual_indexes"]))
+
+
 def _qwen3moe(writer: gguf.GGUFWriter, config: Config) -> None:
     _usual(writer, config)
-    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    if (size := config.get("moe_intermediate_size")) is not None:
+        writer.add_expert_feed_forward_length(size)
 
 
 def _qwen2moe(writer: gguf.GGUFWriter, config: Config) -> None:
     _qwen3moe(writer, config)
     if (size := config.get("shared_expert_intermediate_size")) is not None:
         writer.add_expert_shared_feed_forward_length(size)
+
+
+def _delta_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of Qwen3NextModel."""
+    _qwen2moe(writer, config)
+    writer.add_ssm_conv_kernel(config["linear_conv_kernel_dim"])
+    writer.add_ssm_state_size(config["linear_key_head_dim"])
+    writer.add_ssm_group_count(config["linear_num_key_heads"])
+    writer.add_ssm_time_step_rank(config["linear_num_value_heads"])
+    writer.add_ssm_inner_size(config["linear_value_head_dim"] * config["linear_num_value_heads"])
+    writer.add_full_attention_interval(config.get("full_attention_interval", 4))
+    writer.add_rope_dimension_count(int(config["head_dim"] * config["rope_parameters"]["partial_rotary_factor"]))
+
+
+def _qwen35(writer: gguf.GGUFWriter, config: Config) -> None:
+    _delta_keys(writer, config)
+    writer.add_rope_dimension_sections([11, 11, 10, 0])
+
+
+def _lfm2moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _lfm2_usual(writer, config)
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_leading_dense_block_count(config["num_dense_layers"])
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def _lfm2_usual(writer: gguf.GGUFWriter, config: Config) -> None:
+    heads = [config["num_key_value_heads"] if kind == "full_attention" else 0 for kind in config["layer_types"]]
+    _usual(writer, config | {"num_key_value_heads": heads})
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_shortconv_l_cache(config["conv_L_cache"])
+
+
+def _lfm2(writer: gguf.GGUFWriter, config: Config) -> None:
+    size = int(config["block_ffn_dim_multiplier"] * int(2 * config["intermediate_size"] / 3))
+    multiple = config["block_multiple_of"]
+    _lfm2_usual(writer, config | {"intermediate_size": multiple * -(-size // multiple)})
 
 
 def _dots1(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -642,6 +770,12 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.PHI2: _phi2,
     MODEL_ARCH.BERT: _bert,
     MODEL_ARCH.QWEN3MOE: _qwen3moe,
+    MODEL_ARCH.QWEN3VLMOE: _qwen3vlmoe,
+    MODEL_ARCH.QWEN3NEXT: _delta_keys,
+    MODEL_ARCH.LFM2: _lfm2,
+    MODEL_ARCH.LFM2MOE: _lfm2moe,
+    MODEL_ARCH.QWEN35: _qwen35,
+    MODEL_ARCH.QWEN35MOE: _qwen35,
     MODEL_ARCH.OLMOE: _usual,
     MODEL_ARCH.QWEN2MOE: _qwen2moe,
     MODEL_ARCH.DOTS1: _dots1,

@@ -15,6 +15,7 @@ from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 _NO_BIAS = {"attention_bias": False}
+_INTERVAL = {"full_attention_interval": 2} | _NO_BIAS
 _FOUR = {"num_hidden_layers": 4}
 _WIDE_FALCON = {"bias": False, "ffn_hidden_size": 96, "tie_word_embeddings": True}
 CHANGED: dict[str, dict[str, Any]] = {
@@ -35,6 +36,14 @@ CHANGED: dict[str, dict[str, Any]] = {
     "mixtral": {"sliding_window": None},
     "mistral": {"sliding_window": None},  # no window is written
     "starcoder2": {"sliding_window": None},
+    "qwen3vlmoe": {  # no layer without experts is written
+        "text_config": ZOO["qwen3_moe-vision"][2]["text_config"] | {"mlp_only_layers": []},
+    },
+    "qwen3next": _INTERVAL,
+    "lfm2": {"conv_bias": False},
+    "lfm2moe": {"routed_scaling_factor": 1.0, "tie_word_embeddings": True},  # llama.cpp knows no other
+    "qwen35": _INTERVAL,
+    "qwen35moe": _INTERVAL,
     "dots1": {"first_k_dense_replace": 1, "scoring_func": "sigmoid"},
     # always truncated; two scales that the file does not tell apart
     "deepseek_v3-direct": {"rope_parameters": ZOO["deepseek_v3-direct"][2]["rope_parameters"] | {"truncate": True}},
@@ -59,6 +68,11 @@ IN_ZOO = {
     "falcon": "falcon-7b",
     "qwen3moe": "qwen3_moe-normed",
     "qwen2moe": "qwen2_moe",
+    "qwen3vlmoe": "qwen3_moe-vision",
+    "qwen3next": "qwen3_next",
+    "lfm2moe": "lfm2_moe",
+    "qwen35": "qwen3_5",
+    "qwen35moe": "qwen3_5_moe",
     "glm4moe": "glm4_moe",
     "deepseek2": "deepseek_v3",
     "minimax-m2": "minimax_m2",

@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf.constants import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES
+from safetensors.torch import load_file
 from test_every_family import interleaved, swapped, unsplit, with_dims, without
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from canonical import with_tensors
 from gguf_files import KEYS, VARIANTS, convert
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.rows import canonical_shape
-from zeropass.arch.spec import names_of
+from zeropass.arch.spec import MIXER_INPUTS, names_of
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames
@@ -65,23 +66,27 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 def constants(file: Model, true: Model) -> Iterator[str]:
     """Yield the names of the sizes and constants that differ."""
     values, true_values = flat(asdict(file.dims)), flat(asdict(true.dims))
-    for name in (values.keys() | true_values.keys()) - UNWRITTEN.get(true.family.name, set()):
+    names = {name for name in values.keys() | true_values.keys() if not name.startswith("mixer.rows.")}
+    for name in names - UNWRITTEN.get(true.family.name, set()):
         value, expected = values.get(name), true_values.get(name)
         if value != (pytest.approx(expected) if isinstance(expected, float) else expected):
             yield f"{name}: {value} instead of {expected}"
 
 
 def tensors(file: Model, true: Model) -> Iterator[str]:
-    """Yield the canonical matrices and vectors that differ, in all layers, under the names of both records."""
+    """Yield the canonical matrices and vectors that differ, in all layers, under the names of both records.
+
+    The inputs of a mixer are compared together: files may cut them into tensors in another way.
+    """
     names = file.layout.tensors.keys() | true.layout.tensors.keys()
-    for name in sorted(names - {"rope_factors", "unembedding"}):
+    for name in sorted(names - {"rope_factors", "unembedding", *MIXER_INPUTS[1:]}):
         if file.has(name) != true.has(name):
             yield name
             continue
         inside = any("{layer}" in model.layout.tensors[name].name for model in (file, true) if model.has(name))
         layers = range(true.dims.layers if inside else 1) if true.has(name) else ()
         for layer in (n for n in layers if names_of(true.layout.tensors[name], n, true.dims)):
-            matrix = len(canonical_shape(name, true.dims)) == 2
+            matrix = len(canonical_shape(name, true.dims)) == 2 and not name.startswith("inner_")
             tensor, expected = (getattr(m, "matrix" if matrix else "vector")(name, layer) for m in (file, true))
             if name == "positions":  # a file may lack the rows of padding
                 expected = expected[true.family.first_position - file.family.first_position :]
@@ -97,7 +102,7 @@ def maps(file: Model, true: Model) -> Iterator[str]:
     for layer in range(true.dims.layers) if true.dims.rope else ():
         if differ(frames.frequencies(layer), true_frames.frequencies(layer)):
             yield f"frequencies of layer {layer}"
-    for layer in (0, 1):
+    for layer in (n for n in (0, 1) if true.dims.has_site("attn", n)):
         for head in range(true.dims.heads):
             for kind, offset in (("qk", 7 if true.dims.rope else 0), ("vo", 0)):
                 product, expected = (f.head_map(layer, head, kind, offset=offset) for f in (frames, true_frames))
@@ -168,6 +173,18 @@ def transposed(model: Model) -> Model:
     return with_tensors(model, o=replace(stored, transpose=not stored.transpose))
 
 
+def untiled(model: Model) -> Model | None:
+    """Take the heads of a mixer for those of one group after another."""
+    tiled = {name: stored for name, stored in model.layout.tensors.items() if stored.fused == "tiled"}
+    return with_tensors(model, **{name: replace(s, fused="") for name, s in tiled.items()}) if tiled else None
+
+
+def undecayed(model: Model) -> Model | None:
+    """Take rates of decay for their logarithms."""
+    decay = model.layout.tensors.get("inner_decay")
+    return with_tensors(model, inner_decay=replace(decay, negative_exp=False)) if decay else None
+
+
 SPOILS: dict[str, Callable[[Model], Model | None]] = {
     "rows interleaved otherwise": interleaved,
     "gains raised": raised,
@@ -183,6 +200,8 @@ SPOILS: dict[str, Callable[[Model], Model | None]] = {
         f"no {name}": without(name)
         for name in ("attn_post_norm", "q_norm", "q_bias", "o_bias", "gate_bias", "key_bias")
     },
+    "heads of mixers in order": untiled,
+    "rates for their logarithms": undecayed,
     "another RoPE": lambda m: m.dims.rope and with_dims(m, rope=replace(m.dims.rope, theta=77.0)),
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
     "no layer local": lambda m: with_dims(m, local=()) if m.dims.local else None,
@@ -316,6 +335,32 @@ def test_experts_in_tensors_of_their_own_are_read_alike(
     file, true = twins(name)
     assert "blk.0.ffn_up_exps.weight" in {tensor.name for tensor in gguf.GGUFReader(path_of(file)).tensors}
     assert differences(edited(path_of(file), tmp_path / "single.gguf", {}), true) == []
+
+
+def test_the_first_files_of_qwen3next_have_the_inputs_of_mixers_in_one(
+    twins: Callable[[str], Twins], tmp_path: Path, folder: Callable[..., Path]
+) -> None:
+    file, true = twins("qwen3next")
+    fused = load_file(folder("qwen3next") / "model.safetensors")["model.layers.0.linear_attn.in_proj_qkvz.weight"]
+    tensors = {"blk.0.attn_qkv.weight": None, "blk.0.attn_gate.weight": None, "blk.0.ssm_in.weight": fused.numpy()}
+    assert differences(edited(path_of(file), tmp_path / "first.gguf", {}, **tensors), true) == []
+
+
+@pytest.mark.parametrize("name", ["qwen35moe", "qwen3next"])
+def test_gates_in_one_tensor_with_what_they_multiply_are_read_alike(
+    name: str, twins: Callable[[str], Twins], tmp_path: Path
+) -> None:
+    """The converter joins them if asked to (--fuse-gate-up-exps)."""
+    file, true = twins(name)
+    source, names = GgufSource(path_of(file)), "blk.{}.ffn_{}.{}.weight"
+    apart = {names.format(n, what, i): None for n in (0, 1) for what in ("gate", "up") for i in range(5)}
+    joined = {
+        f"blk.{n}.ffn_gate_up_exps.weight": np.stack(
+            [np.concatenate([source.rows(names.format(n, what, i)) for what in ("gate", "up")]) for i in range(5)]
+        )
+        for n in (0, 1)
+    }
+    assert differences(edited(path_of(file), tmp_path / "joined.gguf", {}, **apart, **joined), true) == []
 
 
 def test_layers_that_predict_further_tokens_are_not_read(twins: Callable[[str], Twins], tmp_path: Path) -> None:
@@ -499,6 +544,7 @@ OTHER_LAYOUTS = {
     "mpt": {"position_embd"} | in_blocks("ffn", "attn_q_norm", "attn_k_norm"),
     "glm4": in_blocks("attn_qkv", *FURTHER),
     "glm4moe": in_blocks(*FURTHER),
+    "lfm2": {"dense_2"},  # of LFM2-ColBERT
     "phimoe": in_blocks("attn_qkv"),
     "deepseek2": in_blocks("attn_kv_b", "attn_k", "attn_v"),  # of older converters; of none
 }

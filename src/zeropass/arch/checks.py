@@ -36,6 +36,9 @@ LLAMA_CPP_NAMES = {
     "qwen2moe": "qwen2_moe",
     "qwen3moe": "qwen3_moe",
     "qwen3next": "qwen3_next",
+    "qwen3vlmoe": "qwen3_vl_moe_text",
+    "qwen35": "qwen3_5_text",
+    "qwen35moe": "qwen3_5_moe_text",
     "starcoder": "gpt_bigcode",
 }
 """The names of llama.cpp (``general.architecture``) that differ from transformers' ``model_type``."""

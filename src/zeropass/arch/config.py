@@ -343,8 +343,9 @@ class _Reader:
         value = self.value(name)
         if value is None:
             return None
-        if isinstance(value, list) and value and value == value[:1] * len(value):
-            value = value[0]  # one for each layer
+        if isinstance(value, list):  # one for each layer, of a hybrid with zeros for layers without such a part
+            sizes = {*value} - ({0} if self.family.layer_types else set())
+            value = sizes.pop() if len(sizes) == 1 else value
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
@@ -415,7 +416,7 @@ class _Reader:
             return (("attn", "ff"),) * layers
         if len(kinds) == 1:
             return (*kinds.values(),) * layers
-        names = self.value("layer_kinds")
+        names = self.value("layer_kinds") or self._counted_kinds(layers)
         if names is None:
             mixing, attending, *_ = kinds
             listed, period = self.value("attention_layers"), self.size("attention_every")
@@ -431,6 +432,27 @@ class _Reader:
                 f"({', '.join(kinds)}); it is {str(names)[:60]}."
             )
         return tuple(kinds[str(name)] for name in names)
+
+    def _counted_kinds(self, layers: int) -> list[str] | None:
+        """Return the kind of each layer from lists of numbers of heads (and of neurons), as GGUF files have them.
+
+        A layer with heads is of the second kind, one with neurons alone of the third, any other of the first. None
+        where the layout names no such list.
+        """
+        if "layer_heads" not in self.layout.config:
+            return None
+        mixing, attending, *other = self.family.layer_types
+        heads = self._per_layer("layer_heads", layers)
+        neurons = self._per_layer("layer_neurons", layers) if "layer_neurons" in self.layout.config else [0] * layers
+        return [attending if h else other[0] if n else mixing for h, n in zip(heads, neurons, strict=True)]
+
+    def _per_layer(self, name: str, layers: int) -> Sequence[int]:
+        """Return a whole number for each layer, which a configuration states for all together or one by one."""
+        value = self.value(name)
+        values = self._numbers(name, value if isinstance(value, list) else [value] * layers)
+        if len(values) != layers:
+            raise BadModel(f"{self.files.place}: {self.keys(name)} has {len(values)} numbers for {layers} layers.")
+        return values
 
     def _numbers(self, name: str, listed: object) -> Sequence[int]:
         """Return a list of layers; raise BadModel if it is none."""

@@ -28,7 +28,8 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     stem = base_role(what).removesuffix("_bias")
     count = canonical_rows(what, dims)
     if stored.sizes:
-        rows = _by_group(stored, dims) if stored.fused == "grouped" else None
+        order = {"grouped": _by_group, "tiled": _tiled}.get(stored.fused)
+        rows = None if order is None else order(stored, dims)
     elif stored.fused == "gated":
         gated = torch.arange(2 * count).reshape(-1, 2, dims.width(stem))
         rows = gated[:, 1 if stem == OUTPUT_GATE else 0].reshape(-1)
@@ -187,6 +188,20 @@ def _by_group(stored: Stored, dims: Dimensions) -> Tensor:
     shares = [mixer.size(name) // mixer.groups for name in stored.sizes]
     grouped = torch.arange(sum(shares) * mixer.groups).reshape(mixer.groups, -1)
     return torch.cat([part.reshape(-1) for part in torch.split(grouped, shares, 1)])
+
+
+def _tiled(stored: Stored, dims: Dimensions) -> Tensor:
+    """Return the order that joins the heads of each group of a mixer, where the heads of groups take turns."""
+    mixer = dims.mixer
+    assert mixer is not None
+    parts, first = [], 0
+    for name in stored.sizes:
+        part = torch.arange(first, first + mixer.size(name))
+        if name in ("inner", "heads"):
+            part = part.reshape(mixer.heads // mixer.groups, mixer.groups, -1).swapaxes(0, 1).reshape(-1)
+        parts.append(part)
+        first += mixer.size(name)
+    return torch.cat(parts)
 
 
 def _rotary_first(stored: Stored, count: int, width: int, rotary: int) -> Tensor:

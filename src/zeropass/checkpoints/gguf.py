@@ -59,15 +59,25 @@ class _Tensor:
 MAX_EXPERTS = 4096
 """The number of experts up to which a tensor is taken apart; more of them, in a hostile file, would fill the memory."""
 
-_STACKED = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))_exps\.weight")
+_STACKED = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down|gate_up))_exps\.weight")
 _ONE_ROW = re.compile(r"blk\.\d+\.ffn_gate_inp_shexp\.weight")
+_KERNELS = re.compile(r"blk\.\d+\.(ssm_conv1d|shortconv\.conv)\.weight")
+_OF_HEADS = re.compile(r"blk\.\d+\.ssm_[ad]")
+_OF_GROUPS = re.compile(r"blk\.\d+\.ssm_norm\.weight")
 
 
 def _shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of a tensor by its name, where files differ in a dimension of 1.
 
     ggml does not tell (1, d) from (d,), and converters write the only row of a router and vectors of biases as either.
+    Inside mixers they leave out a dimension of kernels, add one to numbers of heads, and lay gains out by groups.
     """
+    if _KERNELS.fullmatch(name) and len(shape) == 2:
+        return (shape[0], 1, shape[1])
+    if _OF_HEADS.fullmatch(name) and len(shape) == 2 and shape[1] == 1:
+        return shape[:1]
+    if _OF_GROUPS.fullmatch(name):
+        return (math.prod(shape),)
     if _ONE_ROW.fullmatch(name) and len(shape) == 1:
         return (1, *shape)
     if name.endswith(".bias") and len(shape) == 2 and shape[0] == 1:

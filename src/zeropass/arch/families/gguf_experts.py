@@ -17,6 +17,7 @@ from zeropass.arch.families.experts import (
     PHIMOE,
     QWEN2_MOE,
     QWEN3_MOE,
+    QWEN3_VL_MOE,
     routed,
     share,
 )
@@ -107,6 +108,10 @@ QWEN3_MOE_GGUF = replace(
             harmless=_DENSE_SIZE,
         ),
     ),
+)
+QWEN3_VL_MOE_GGUF = replace(
+    QWEN3_VL_MOE,
+    layouts=(_layout("qwen3vlmoe", {**GGUF_QK_NORMS, **_EXPERTS}, _OWN_SIZE, harmless=_DENSE_SIZE),),
 )
 QWEN2_MOE_GGUF = replace(
     QWEN2_MOE,
@@ -297,6 +302,7 @@ FAMILIES = (
     DEEPSEEK2_DIRECT,
     MIXTRAL_GGUF,
     QWEN3_MOE_GGUF,
+    QWEN3_VL_MOE_GGUF,
     QWEN2_MOE_GGUF,
     OLMOE_GGUF,
     DOTS1_GGUF,
