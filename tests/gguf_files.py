@@ -31,6 +31,8 @@ NAMES = {
     "qwen3_5_moe_text": "qwen35moe",
     "qwen3_next": "qwen3next",
     "lfm2_moe": "lfm2moe",
+    "granitemoehybrid": "granitehybrid",
+    "falcon_h1": "falcon-h1",
     "qwen2_moe": "qwen2moe",
     "glm4_moe": "glm4moe",
     "deepseek_v3": "deepseek2",
@@ -65,7 +67,7 @@ def convert(folder: Path, path: Path, architecture: str = "") -> Path:
     writer = gguf.GGUFWriter(path, name)
     KEYS[arch](writer, config)
     rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
-    layers = _of(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers")
+    layers = _of(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers") or len(config["layers_block_type"])
     names = gguf.get_tensor_name_map(arch, max(layers, config.get("num_decoder_layers") or 0))
     for hf_name, values in _with_stacked_experts(_tensors(folder, arch, config)):
         gguf_name = hf_name if hf_name.startswith("rope_") else names.get_name(hf_name, (".weight", ".bias"))
@@ -93,6 +95,7 @@ def _heads(config: Config) -> tuple[int, int]:
 
 
 PERMUTED = (MODEL_ARCH.LLAMA, MODEL_ARCH.GRANITE, MODEL_ARCH.GRANITE_MOE, MODEL_ARCH.SMOLLM3, MODEL_ARCH.ARCEE)
+PERMUTED += (MODEL_ARCH.GRANITE_HYBRID, MODEL_ARCH.NEMOTRON_H, MODEL_ARCH.NEMOTRON_H_MOE)
 """LlamaModel and what is derived from it."""
 
 RAISED = (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.NEMOTRON)
@@ -255,7 +258,55 @@ def _squeezed(name: str, values: np.ndarray, config: Config) -> Named:
     yield name.replace(".expert_bias", ".expert_bias.bias"), values
 
 
+def _mamba2(name: str, values: np.ndarray, config: Config) -> Named:
+    """Change the mixers, as Mamba2Model.modify_tensors does."""
+    if name.endswith(".dt_bias"):
+        name = name.replace(".dt_bias", ".dt_proj.bias")
+    elif "conv1d.weight" in name:
+        values = values.squeeze()
+    elif name.endswith((".A_log", ".D")):
+        values = (-np.exp(values) if name.endswith(".A_log") else values)[:, None]
+    elif name.endswith((".mamba.norm.weight", ".mixer.norm.weight")):
+        values = values.reshape(_of(config, "mamba_n_groups", "n_groups"), -1)
+    yield name, values
+
+
+def _granite_hybrid(name: str, values: np.ndarray, config: Config) -> Named:
+    """Split the MLPs, as GraniteHybridModel.modify_tensors does, and change the mixers."""
+    dense = not config["num_local_experts"]
+    if dense and "shared_mlp.output_linear" in name:
+        yield f"blk.{name.split('.')[2]}.ffn_down.weight", values
+    elif name.endswith("input_linear.weight"):
+        for split, half in _granite_moe(name, values, config):
+            yield split.replace("_shexp", "") if dense else split, half
+    else:
+        yield from _mamba2(name, values, config)
+
+
+def _nemotron_h(name: str, values: np.ndarray, config: Config) -> Named:
+    """Change the mixers and stack the experts, as NemotronHModel.modify_tensors does."""
+    name = re.sub(r"^model\.", "backbone.", name)
+    name = re.sub(r"^backbone\.(layers\.\d+)\.mixer\.(experts\.)", r"model.\1.mlp.\2", name)
+    if name.endswith(".dt_bias"):
+        name = name.replace(".dt_bias", ".dt.bias")
+    yield from _mamba2(name, values, config)
+
+
+def _jamba(name: str, values: np.ndarray, config: Config) -> Named:
+    """Change the mixers and name the experts, as JambaModel.modify_tensors does."""
+    if name.endswith(".conv1d.weight"):
+        values = values.squeeze()
+    elif name.endswith(".A_log"):
+        values = -np.exp(values)
+    yield name.replace("feed_forward.experts", "mlp.experts"), values
+
+
 SPLITS = {
+    MODEL_ARCH.GRANITE_HYBRID: _granite_hybrid,
+    MODEL_ARCH.NEMOTRON_H: _nemotron_h,
+    MODEL_ARCH.NEMOTRON_H_MOE: _nemotron_h,
+    MODEL_ARCH.JAMBA: _jamba,
+    MODEL_ARCH.FALCON_H1: _mamba2,
     MODEL_ARCH.LFM2: _squeezed,
     MODEL_ARCH.LFM2MOE: _squeezed,
     MODEL_ARCH.QWEN3NEXT: _delta,
@@ -492,6 +543,60 @@ def _lfm2(writer: gguf.GGUFWriter, config: Config) -> None:
     size = int(config["block_ffn_dim_multiplier"] * int(2 * config["intermediate_size"] / 3))
     multiple = config["block_multiple_of"]
     _lfm2_usual(writer, config | {"intermediate_size": multiple * -(-size // multiple)})
+
+
+def _mamba_keys(writer: gguf.GGUFWriter, config: Config, inner: int) -> None:
+    writer.add_ssm_conv_kernel(_of(config, "mamba_d_conv", "conv_kernel"))
+    writer.add_ssm_state_size(_of(config, "mamba_d_state", "ssm_state_size"))
+    writer.add_ssm_group_count(_of(config, "mamba_n_groups", "n_groups"))
+    writer.add_ssm_inner_size(inner)
+    writer.add_ssm_time_step_rank(_of(config, "mamba_n_heads", "mamba_num_heads"))
+
+
+def _granite_hybrid_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of GraniteHybridModel."""
+    attending = [kind in ("attention", "full_attention") for kind in config["layer_types"]]
+    heads = [config["num_key_value_heads"] * flag for flag in attending]
+    _granitemoe(writer, config | {"num_key_value_heads": heads})
+    _mamba_keys(writer, config, config["mamba_expand"] * config["hidden_size"])
+    writer.add_rope_scaling_finetuned(False)
+
+
+def _nemotron_h_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of NemotronHModel, of a model with experts and of one without."""
+    kinds, moe = config["layers_block_type"], config.get("n_routed_experts") is not None
+    heads = [config["num_key_value_heads"] * (kind == "full_attention") for kind in kinds]
+    size = config["moe_intermediate_size"] if moe else config["intermediate_size"]
+    neurons = [size * (kind in ("moe", "mlp")) for kind in kinds]
+    changed = {"num_key_value_heads": heads, "intermediate_size": neurons, "rms_norm_eps": config["layer_norm_epsilon"]}
+    _usual(
+        writer, config | changed | {"num_hidden_layers": len(kinds)} | ({} if moe else {"num_experts_per_tok": None})
+    )
+    _mamba_keys(writer, config, config["mamba_num_heads"] * config["mamba_head_dim"])
+    writer.add_rope_scaling_finetuned(False)
+    if not moe:
+        return
+    writer.add_expert_feed_forward_length(size)
+    writer.add_expert_shared_feed_forward_length(config["moe_shared_expert_intermediate_size"])
+    writer.add_expert_shared_count(config["n_shared_experts"])
+    writer.add_expert_weights_norm(config["norm_topk_prob"])
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+
+
+def _jamba_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    offset, period, layers = config["attn_layer_offset"], config["attn_layer_period"], config["num_hidden_layers"]
+    heads = [config["num_key_value_heads"] * (n >= offset and (n - offset) % period == 0) for n in range(layers)]
+    _usual(writer, config | {"num_key_value_heads": heads})
+    writer.add_ssm_conv_kernel(config["mamba_d_conv"])
+    writer.add_ssm_inner_size(config["mamba_expand"] * config["hidden_size"])
+    writer.add_ssm_state_size(config["mamba_d_state"])
+    writer.add_ssm_time_step_rank(config["mamba_dt_rank"])
+
+
+def _falcon_h1(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_vocab_size(config["vocab_size"])
+    _mamba_keys(writer, config, config["mamba_d_ssm"])
 
 
 def _dots1(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -772,6 +877,11 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.QWEN3MOE: _qwen3moe,
     MODEL_ARCH.QWEN3VLMOE: _qwen3vlmoe,
     MODEL_ARCH.QWEN3NEXT: _delta_keys,
+    MODEL_ARCH.GRANITE_HYBRID: _granite_hybrid_keys,
+    MODEL_ARCH.NEMOTRON_H: _nemotron_h_keys,
+    MODEL_ARCH.NEMOTRON_H_MOE: _nemotron_h_keys,
+    MODEL_ARCH.JAMBA: _jamba_keys,
+    MODEL_ARCH.FALCON_H1: _falcon_h1,
     MODEL_ARCH.LFM2: _lfm2,
     MODEL_ARCH.LFM2MOE: _lfm2moe,
     MODEL_ARCH.QWEN35: _qwen35,
@@ -799,6 +909,7 @@ VARIANTS = (
     *("falcon-40b", "falcon-11b", "roberta", "granitemoe-shared", "glm4_moe-plain"),
     "deepseek_v3-direct",
     "t5-gated-encoder",
+    *("granitemoehybrid-dense", "falcon_h1-normed"),
 )
 """More checkpoints that have one of these architectures, by their names in the zoo."""
 

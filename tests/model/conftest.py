@@ -9,13 +9,22 @@ import pytest
 from gguf.constants import MODEL_ARCH_NAMES
 
 from gguf_files import convert, sentencepiece, unigram
-from tiny import save
+from tiny import edit, save
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model
 from zoo import ZOO, tiny_model
 
 _NO_BIAS = {"attention_bias": False}
 _INTERVAL = {"full_attention_interval": 2} | _NO_BIAS
+_STEPS = {"time_step_min": 1e-9, "use_bias": False}
+_ONES = dict.fromkeys(("embedding_multiplier", "lm_head_multiplier", "key_multiplier", "attention_out_multiplier"), 1.0)
+_ONES |= {
+    "ssm_in_multiplier": 1.0,
+    "ssm_out_multiplier": 1.0,
+    "ssm_multipliers": [1.0] * 5,
+    "mlp_multipliers": [1.0] * 2,
+}
+_ONES |= {"projectors_bias": False, "mlp_bias": False, "attention_bias": False, "head_dim": 6}
 _FOUR = {"num_hidden_layers": 4}
 _WIDE_FALCON = {"bias": False, "ffn_hidden_size": 96, "tie_word_embeddings": True}
 CHANGED: dict[str, dict[str, Any]] = {
@@ -40,6 +49,17 @@ CHANGED: dict[str, dict[str, Any]] = {
         "text_config": ZOO["qwen3_moe-vision"][2]["text_config"] | {"mlp_only_layers": []},
     },
     "qwen3next": _INTERVAL,
+    "granitehybrid": {"mamba_proj_bias": False},
+    "granitemoehybrid-dense": {
+        "mamba_proj_bias": False,
+        "shared_intermediate_size": 40,
+        "position_embedding_type": "nope",
+    },
+    "nemotron_h": _STEPS | {"layers_block_type": ["linear_attention", "mlp", "full_attention"]},
+    "nemotron_h_moe": _STEPS | {"layers_block_type": ["linear_attention", "moe", "full_attention"]},
+    "jamba": {"mamba_proj_bias": False},
+    "falcon-h1": _ONES,  # the converter multiplies the tensors instead
+    "falcon_h1-normed": _ONES,
     "lfm2": {"conv_bias": False},
     "lfm2moe": {"routed_scaling_factor": 1.0, "tie_word_embeddings": True},  # llama.cpp knows no other
     "qwen35": _INTERVAL,
@@ -57,6 +77,14 @@ CHANGED: dict[str, dict[str, Any]] = {
 }
 """Settings that turn a checkpoint of the zoo into one that llama.cpp can hold."""
 
+_OF_EXPERTS = (
+    *("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size", "moe_shared_expert_intermediate_size"),
+    *("n_group", "topk_group", "routed_scaling_factor", "norm_topk_prob", "n_shared_experts", "moe_latent_size"),
+    "moe_shared_expert_overlap",
+)
+LEFT_OUT = {"nemotron_h": _OF_EXPERTS}
+"""Keys that published configurations do without, and transformers writes."""
+
 IN_ZOO = {
     "qwen2vl": "qwen2-vl",
     "qwen3vl": "qwen3-vl",
@@ -70,6 +98,9 @@ IN_ZOO = {
     "qwen2moe": "qwen2_moe",
     "qwen3vlmoe": "qwen3_moe-vision",
     "qwen3next": "qwen3_next",
+    "granitehybrid": "granitemoehybrid",
+    "nemotron_h_moe": "nemotron_h",
+    "falcon-h1": "falcon_h1",
     "lfm2moe": "lfm2_moe",
     "qwen35": "qwen3_5",
     "qwen35moe": "qwen3_5_moe",
@@ -98,6 +129,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         with pytest.MonkeyPatch.context() as patch:
             patch.setitem(ZOO, in_zoo, (model, config, defaults | CHANGED.get(name, {}) | settings))
             path = save(tiny_model(in_zoo), root / f"{name}{key}")
+        if name in LEFT_OUT:
+            edit(path, dict.fromkeys(LEFT_OUT[name]))
         if name in SPM:
             (path / "tokenizer.json").write_text(sentencepiece(58))
         if in_zoo.startswith("t5-"):

@@ -29,8 +29,14 @@ ROUNDING = 1e-6
 SPREAD = 1e-4
 """The tolerance of values that are summed and pass through norms."""
 
-UNWRITTEN = {"deepseek_v3": {"beyond"}, "gemma2": {"attention_scale"}, "gemma3": {"attention_scale", "vocab"}}
-"""Facts that converters do not write: a scale that follows from the size, rows without a token, left-out layers."""
+UNWRITTEN = {
+    "deepseek_v3": {"beyond"},
+    "nemotron_h": {"mixer.least_step"},
+    "gemma2": {"attention_scale"},
+    "gemma3": {"attention_scale", "vocab"},
+}
+"""Facts that converters do not write: a scale that follows from the size, rows without a token, left-out layers, a bound
+of steps."""
 
 ARCHITECTURES = tuple(sorted(MODEL_ARCH_NAMES[arch] for arch in KEYS))
 NAMES = (*ARCHITECTURES, *VARIANTS)
@@ -544,6 +550,9 @@ OTHER_LAYOUTS = {
     "mpt": {"position_embd"} | in_blocks("ffn", "attn_q_norm", "attn_k_norm"),
     "glm4": in_blocks("attn_qkv", *FURTHER),
     "glm4moe": in_blocks(*FURTHER),
+    "nemotron_h_moe": in_blocks(
+        "ffn_down", "ffn_up", "ffn_latent_down", "ffn_latent_up"
+    ),  # of other layers; Nemotron 3
     "lfm2": {"dense_2"},  # of LFM2-ColBERT
     "phimoe": in_blocks("attn_qkv"),
     "deepseek2": in_blocks("attn_kv_b", "attn_k", "attn_v"),  # of older converters; of none

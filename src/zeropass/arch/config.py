@@ -389,6 +389,9 @@ class _Reader:
                     f"{layers} layers; it is {str(kinds)[:60]}."
                 )
             return tuple(layer for layer, kind in enumerate(kinds) if kind == "dense")
+        if router := self.value("router_tensor"):  # in layers that have it
+            names = {*self.files.source.names()}
+            return tuple(layer for layer in range(layers) if router.format(layer=layer) not in names)
         if (routed := self.value("routed_layers")) is not None:
             return tuple(layer for layer in range(layers) if layer not in self._numbers("routed_layers", routed))
         listed = self._numbers("dense_layers", self.value("dense_layers") or ())
@@ -416,7 +419,7 @@ class _Reader:
             return (("attn", "ff"),) * layers
         if len(kinds) == 1:
             return (*kinds.values(),) * layers
-        names = self.value("layer_kinds") or self._counted_kinds(layers)
+        names = self.value("layer_kinds") or self._types_by_heads(layers)
         if names is None:
             mixing, attending, *_ = kinds
             listed, period = self.value("attention_layers"), self.size("attention_every")
@@ -433,7 +436,7 @@ class _Reader:
             )
         return tuple(kinds[str(name)] for name in names)
 
-    def _counted_kinds(self, layers: int) -> list[str] | None:
+    def _types_by_heads(self, layers: int) -> list[str] | None:
         """Return the kind of each layer from lists of numbers of heads (and of neurons), as GGUF files have them.
 
         A layer with heads is of the second kind, one with neurons alone of the third, any other of the first. None

@@ -28,8 +28,8 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     stem = base_role(what).removesuffix("_bias")
     count = canonical_rows(what, dims)
     if stored.sizes:
-        order = {"grouped": _by_group, "tiled": _tiled}.get(stored.fused)
-        rows = None if order is None else order(stored, dims)
+        arrange = {"grouped": _by_group, "tiled": _tiled}.get(stored.fused)
+        rows = None if arrange is None else arrange(stored, dims)
     elif stored.fused == "gated":
         gated = torch.arange(2 * count).reshape(-1, 2, dims.width(stem))
         rows = gated[:, 1 if stem == OUTPUT_GATE else 0].reshape(-1)
@@ -42,7 +42,8 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
         rows = None
     if not (stored.paired_rows or stored.rotary_last):
         return rows
-    order = _rotary_first(stored, count, dims.rotary if stem == "k_rotary" else dims.head_dim, dims.rotary)
+    rotary = dims.rotary or dims.head_dim  # a head without positions may be reordered all the same
+    order = _rotary_first(stored, count, dims.rotary if stem == "k_rotary" else dims.head_dim, rotary)
     return order if rows is None else rows[order]
 
 
