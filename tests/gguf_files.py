@@ -31,6 +31,7 @@ NAMES = {
     "qwen3_5_moe_text": "qwen35moe",
     "qwen3_next": "qwen3next",
     "lfm2_moe": "lfm2moe",
+    "gemma4_text": "gemma4",
     "granitemoehybrid": "granitehybrid",
     "falcon_h1": "falcon-h1",
     "qwen2_moe": "qwen2moe",
@@ -54,6 +55,13 @@ Config = dict[str, Any]
 Keys = Callable[[gguf.GGUFWriter, Config], None]
 
 
+def _as_published(config: Config) -> Config:
+    """Return a configuration with the keys of Gemma 4's layers without a window that published ones have."""
+    wide = next(iter((config.get("per_layer_config") or {}).values()), {})
+    names = {"global_head_dim": "head_dim", "num_global_key_value_heads": "num_key_value_heads"}
+    return config | {name: wide[key] for name, key in names.items() if key in wide}
+
+
 def convert(folder: Path, path: Path, architecture: str = "") -> Path:
     """Write the checkpoint of a folder as one file.
 
@@ -61,7 +69,7 @@ def convert(folder: Path, path: Path, architecture: str = "") -> Path:
     is given.
     """
     config = json.loads((folder / "config.json").read_text())
-    config |= config.get("text_config", {})
+    config = _as_published(config | config.get("text_config", {}))
     name = architecture or NAMES.get(config["model_type"], config["model_type"])
     arch = next(arch for arch, arch_name in gguf.MODEL_ARCH_NAMES.items() if arch_name == name)
     writer = gguf.GGUFWriter(path, name)
@@ -70,7 +78,8 @@ def convert(folder: Path, path: Path, architecture: str = "") -> Path:
     layers = _of(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers") or len(config["layers_block_type"])
     names = gguf.get_tensor_name_map(arch, max(layers, config.get("num_decoder_layers") or 0))
     for hf_name, values in _with_stacked_experts(_tensors(folder, arch, config)):
-        gguf_name = hf_name if hf_name.startswith("rope_") else names.get_name(hf_name, (".weight", ".bias"))
+        named = hf_name.startswith("rope_") or hf_name.endswith(".scale")
+        gguf_name = hf_name if named else names.get_name(hf_name, (".weight", ".bias"))
         assert gguf_name, f"llama.cpp has no name for {hf_name}"
         writer.add_tensor(gguf_name, np.ascontiguousarray(values[:rows] if "embed_tokens" in hf_name else values))
     writer.write_header_to_file()
@@ -145,6 +154,10 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
     if arch in (MODEL_ARCH.PHI3, MODEL_ARCH.PHIMOE) and rope.get("long_factor"):
         yield "rope_factors_long.weight", np.array(rope["long_factor"], np.float32)
         yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
+    if arch == MODEL_ARCH.GEMMA4:
+        pairs = config["global_head_dim"] // 2
+        turned = int(config["global_head_dim"] * rope["full_attention"]["partial_rotary_factor"] / 2)
+        yield "rope_freqs.weight", np.array([1.0] * turned + [1e30] * (pairs - turned), np.float32)
 
 
 Named = Iterator[tuple[str, np.ndarray]]
@@ -301,7 +314,20 @@ def _jamba(name: str, values: np.ndarray, config: Config) -> Named:
     yield name.replace("feed_forward.experts", "mlp.experts"), values
 
 
+def _gemma4(name: str, values: np.ndarray, config: Config) -> Named:
+    """Name what has no suffix, as Gemma4Model.filter_tensors and modify_tensors do."""
+    block = f"blk.{name.split('.')[2]}." if ".layers." in name else ""
+    if name.endswith("router.scale"):
+        name = f"{block}ffn_gate_inp.scale"
+    elif name.endswith("per_expert_scale"):
+        name = f"{block}ffn_down_exps.scale"
+    elif name.endswith("layer_scalar") or (".experts." in name and not name.endswith(".weight")):
+        name += ".weight"
+    yield name, values
+
+
 SPLITS = {
+    MODEL_ARCH.GEMMA4: _gemma4,
     MODEL_ARCH.GRANITE_HYBRID: _granite_hybrid,
     MODEL_ARCH.NEMOTRON_H: _nemotron_h,
     MODEL_ARCH.NEMOTRON_H_MOE: _nemotron_h,
@@ -425,6 +451,31 @@ def _gemma3(writer: gguf.GGUFWriter, config: Config) -> None:
     _usual(writer, config)
     writer.add_final_logit_softcapping(config["final_logit_softcapping"])
     writer.add_sliding_window(config["sliding_window"])
+
+
+def _gemma4_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    layers, shared = config["num_hidden_layers"], config["num_kv_shared_layers"] or 0
+    local = [kind == "sliding_attention" for kind in config["layer_types"]]
+    changed: Config = {"head_dim": None, "num_experts_per_tok": config.get("top_k_experts")}
+    if config.get("use_double_wide_mlp"):
+        size = config["intermediate_size"]
+        changed["intermediate_size"] = [size if n < layers - shared else 2 * size for n in range(layers)]
+    if (heads := config.get("num_global_key_value_heads")) is not None:
+        changed["num_key_value_heads"] = [config["num_key_value_heads"] if flag else heads for flag in local]
+    _usual(writer, config | changed)
+    writer.add_final_logit_softcapping(config["final_logit_softcapping"])
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_shared_kv_layers(shared)
+    writer.add_embedding_length_per_layer_input(config["hidden_size_per_layer_input"] or 0)
+    writer.add_sliding_window_pattern(local)
+    writer.add_key_length(config["global_head_dim"])
+    writer.add_value_length(config["global_head_dim"])
+    writer.add_key_length_swa(config["head_dim"])
+    writer.add_value_length_swa(config["head_dim"])
+    if (size := config.get("moe_intermediate_size")) is not None:
+        writer.add_expert_feed_forward_length(size)
+    writer.add_rope_dimension_count(config["global_head_dim"])
+    writer.add_rope_dimension_count_swa(config["head_dim"])
 
 
 def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -851,6 +902,7 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.GEMMA: _gemma,
     MODEL_ARCH.GEMMA2: _gemma2,
     MODEL_ARCH.GEMMA3: _gemma3,
+    MODEL_ARCH.GEMMA4: _gemma4_keys,
     MODEL_ARCH.PHI3: _phi3,
     MODEL_ARCH.OLMO: _olmo,
     MODEL_ARCH.OLMO2: _windowed,
@@ -909,7 +961,7 @@ VARIANTS = (
     *("falcon-40b", "falcon-11b", "roberta", "granitemoe-shared", "glm4_moe-plain"),
     "deepseek_v3-direct",
     "t5-gated-encoder",
-    *("granitemoehybrid-dense", "falcon_h1-normed"),
+    *("granitemoehybrid-dense", "falcon_h1-normed", "gemma4-plain", "gemma4-moe"),
 )
 """More checkpoints that have one of these architectures, by their names in the zoo."""
 
@@ -931,7 +983,8 @@ def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> 
     texts = [names.get(i, f"[PAD{i}]") for i in range(size)]
     if pieces:
         texts = [_phantom(text, kind) for text, kind in zip(texts, types, strict=True)]
-    writer.add_tokenizer_model("bert" if pieces else "llama" if spm else "gpt2")
+    gemma = spm and writer.arch == "gemma4"
+    writer.add_tokenizer_model("gemma4" if gemma else "bert" if pieces else "llama" if spm else "gpt2")
     writer.add_tokenizer_pre("default" if spm else "jina-v2-en" if pieces else "gpt-2")
     writer.add_token_list(texts)
     if spm:
@@ -939,7 +992,7 @@ def _vocabulary(writer: gguf.GGUFWriter, folder: Path, size: int, cut: bool) -> 
             [-1000.0 if kind == TokenType.USER_DEFINED else -float(i) for i, kind in enumerate(types)]
         )
         writer.add_add_space_prefix(False)
-    elif not pieces:
+    if gemma or not (pieces or spm):
         writer.add_token_merges([" ".join(pair) for pair in spec["model"]["merges"]])
     writer.add_token_types(types)
     return size

@@ -415,6 +415,7 @@ def test_the_names_of_llama_cpp_are_those_of_the_format_and_lead_to_families() -
     assert dict(LLAMA_CPP_NAMES.items() - spelled.items()) == {
         "command-r": "cohere",
         "phi2": "phi",
+        "gemma4": "gemma4_text",
         "granitehybrid": "granitemoehybrid",
         "qwen3vlmoe": "qwen3_vl_moe_text",
         "qwen35": "qwen3_5_text",

@@ -115,7 +115,7 @@ IN_ZOO = {
 }
 """The names in the zoo of what llama.cpp calls otherwise."""
 
-SPM = ("llama", "gemma2", "gemma3", "phi3")
+SPM = ("llama", "gemma2", "gemma3", "phi3", "gemma4", "gemma4-plain", "gemma4-moe")
 
 
 @pytest.fixture(scope="module")

@@ -36,6 +36,7 @@ LLAMA_CPP_NAMES = {
     "qwen2moe": "qwen2_moe",
     "qwen3moe": "qwen3_moe",
     "qwen3next": "qwen3_next",
+    "gemma4": "gemma4_text",
     "granitehybrid": "granitemoehybrid",
     "qwen3vlmoe": "qwen3_vl_moe_text",
     "qwen35": "qwen3_5_text",

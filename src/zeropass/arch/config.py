@@ -142,7 +142,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     local = reader.local(sizes["layers"])
     kv_layers = reader.kv_layers(sizes["layers"], local)
     wide, wide_head_dim, wide_kv_heads = reader.wide(local, sizes)
-    if reader.value("wider_sharing"):
+    if reader.wider_sharing(kv_layers, sizes["neurons"]):
         dense = tuple(layer for layer, other in enumerate(kv_layers) if other != layer)
         sizes["dense_neurons"] = 2 * sizes["neurons"] if dense else 0
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
@@ -343,12 +343,25 @@ class _Reader:
         value = self.value(name)
         if value is None:
             return None
-        if isinstance(value, list):  # one for each layer, of a hybrid with zeros for layers without such a part
-            sizes = {*value} - ({0} if self.family.layer_types else set())
-            value = sizes.pop() if len(sizes) == 1 else value
+        if isinstance(value, list):
+            value = self._of_each(name, value)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
+
+    def _of_each(self, name: str, values: list[Any]) -> Any:
+        """Return the size that a list states for all layers; the list where they differ.
+
+        Of a hybrid a zero stands for a layer without such a part. Layers without a window may have numbers of
+        key/value heads of their own, and those that share keys and values wider MLPs (`wider_sharing`).
+        """
+        if name in ("kv_heads", "wide_kv_heads") and "wide_kv_heads" in self.layout.config:
+            local = self.local(len(values))
+            values = [value for n, value in enumerate(values) if (n in local) == (name == "kv_heads")]
+        elif name == "neurons" and "sharing" in self.layout.config:
+            values = values[: len(values) - self.count("sharing")]
+        values = [value for value in values if value or not self.family.layer_types]
+        return values[0] if values and values == values[:1] * len(values) else values
 
     def unless_minus_one(self, name: str) -> int | None:
         """Return a positive whole number; None if there is none, which -1 also stands for."""
@@ -524,9 +537,25 @@ class _Reader:
 
         Layers that attend to the keys and values of another have none.
         """
+        if tensor := self.value("value_tensor"):  # where it is absent, llama.cpp takes keys for values
+            names = {*self.files.source.names()}
+            return tuple(n for n, other in enumerate(kv_layers) if n == other and tensor.format(layer=n) not in names)
         if not self.value("keys_are_values"):
             return ()
         return tuple(n for n, other in enumerate(kv_layers) if n == other and n not in local)
+
+    def wider_sharing(self, kv_layers: Sequence[int], neurons: int) -> bool:
+        """Tell whether layers that share the keys and values of another have twice the neurons, by a key or a list."""
+        if not kv_layers or "layer_neurons" not in self.layout.config:
+            return bool(self.value("wider_sharing"))
+        each, alike = [*self._per_layer("layer_neurons", len(kv_layers))], [neurons] * len(kv_layers)
+        wider = [neurons if layer == other else 2 * neurons for layer, other in enumerate(kv_layers)]
+        if each not in (alike, wider):
+            raise BadModel(
+                f"{self.files.place}: {self.keys('layer_neurons')} is {str(each)[:60]}; it must be {neurons} for all "
+                "layers, or twice that for those that share keys and values."
+            )
+        return each == wider
 
     def wide(self, local: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[tuple[int, ...], int, int]:
         """Return the layers whose heads have sizes of their own, their width and the number of their key/value heads.
@@ -712,7 +741,7 @@ class _Reader:
         rope_type = config.get(f"{scaling}type", "linear" if f"{scaling}factor" in config else "default")
         rope_type = "default" if rope_type == "none" else str(rope_type)
         rotated = config.get(f"{architecture}.rope.dimension_count", rotary)
-        if rotated != rotary or f"{architecture}.rope.scale_linear" in config:
+        if rotated != (self.size("wide_head_dim") or rotary) or f"{architecture}.rope.scale_linear" in config:
             raise BadModel(
                 f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."

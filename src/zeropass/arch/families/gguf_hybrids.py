@@ -25,8 +25,9 @@ from zeropass.arch.families.parts import (
     GRANITE_GGUF_FACTORS,
     HEAD_BIASES,
     gguf,
+    renamed,
 )
-from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.arch.spec import Family, Layout, Site, Stored
 
 _SSM = BLK + "ssm_"
 _NAMES = {
@@ -74,10 +75,10 @@ def _renamed(family: Family, names: Mapping[str, str], biases: tuple[str, ...] =
         names: The name of each canonical tensor.
         biases: The biases that llama.cpp knows of.
     """
+    kept = {what: name for what, name in names.items() if what in biases or not what.endswith("_bias")}
     return {
-        what: replace(stored, name=names[what], part=(0, 1), negative_exp=what == "inner_decay")
-        for what, stored in family.layouts[0].tensors.items()
-        if what in names and (what in biases or not what.endswith("_bias"))
+        what: replace(stored, negative_exp=what == "inner_decay")
+        for what, stored in renamed(family.layouts[0].tensors, kept).items()
     }
 
 
@@ -247,7 +248,7 @@ GRANITE_HYBRID_DENSE_GGUF = replace(
     when={**_UNTURNED, "granitehybrid.expert_count": (None, 0)},
 )
 
-_NEMOTRON_LAYERS = {"mixer": ("mixer",), "attention": ("attn",), "mlp": ("ff",)}
+_NEMOTRON_LAYERS: Mapping[str, tuple[Site, ...]] = {"mixer": ("mixer",), "attention": ("attn",), "mlp": ("ff",)}
 _NEMOTRON_NAMES = {**_NAMES, "ff_norm": BLK + "attn_norm.weight"}
 _NEMOTRON_KEYS = {**_MIXER_KEYS, **_ATTENDING, "layer_neurons": ("feed_forward_length",)}
 _NO_LEAST_STEP = {"mixer_least_step": None}  # llama.cpp bounds no steps
