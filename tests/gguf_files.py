@@ -32,6 +32,13 @@ NAMES = {
     "qwen3_next": "qwen3next",
     "lfm2_moe": "lfm2moe",
     "gemma4_text": "gemma4",
+    "ministral3": "mistral3",
+    "exaone_moe": "exaone-moe",
+    "hunyuan_v1_moe": "hunyuan-moe",
+    "nomic_bert": "nomic-bert",
+    "llama4_text": "llama4",
+    "glm_moe_dsa": "glm-dsa",
+    "hunyuan_v1_dense": "hunyuan-dense",
     "granitemoehybrid": "granitehybrid",
     "falcon_h1": "falcon-h1",
     "qwen2_moe": "qwen2moe",
@@ -104,6 +111,7 @@ def _heads(config: Config) -> tuple[int, int]:
 
 
 PERMUTED = (MODEL_ARCH.LLAMA, MODEL_ARCH.GRANITE, MODEL_ARCH.GRANITE_MOE, MODEL_ARCH.SMOLLM3, MODEL_ARCH.ARCEE)
+PERMUTED += (MODEL_ARCH.MISTRAL3,)
 PERMUTED += (MODEL_ARCH.GRANITE_HYBRID, MODEL_ARCH.NEMOTRON_H, MODEL_ARCH.NEMOTRON_H_MOE)
 """LlamaModel and what is derived from it."""
 
@@ -116,8 +124,8 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
         name, values = stored.replace("model.language_model.", "model."), tensor.numpy()
         if "visual." in name:  # another file, mmproj
             continue
-        if arch == MODEL_ARCH.BERT:
-            name = name.removeprefix("bert.").removeprefix("roberta.")
+        if arch in (MODEL_ARCH.BERT, MODEL_ARCH.NOMIC_BERT):
+            name = name.removeprefix("bert.").removeprefix("roberta.").removeprefix("nomic_bert.")
             if name.startswith(("cls.predictions", "lm_head.", "pooler.")):
                 continue
             if "position_embeddings" in name and config["model_type"] == "roberta":
@@ -151,7 +159,7 @@ def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[s
             config,
         )
     rope = config.get("rope_parameters") or {}
-    if arch in (MODEL_ARCH.PHI3, MODEL_ARCH.PHIMOE) and rope.get("long_factor"):
+    if arch in (MODEL_ARCH.PHI3, MODEL_ARCH.PHIMOE, MODEL_ARCH.MINICPM3) and rope.get("long_factor"):
         yield "rope_factors_long.weight", np.array(rope["long_factor"], np.float32)
         yield "rope_factors_short.weight", np.array(rope["short_factor"], np.float32)
     if arch == MODEL_ARCH.GEMMA4:
@@ -326,7 +334,26 @@ def _gemma4(name: str, values: np.ndarray, config: Config) -> Named:
     yield name, values
 
 
+def _suffixed(name: str, values: np.ndarray, config: Config) -> Named:
+    """Name the stacked experts, as Mistral4Model.modify_tensors does, and split what the latent is expanded to."""
+    yield from _latent_heads(f"{name}.weight" if name.endswith(("gate_up_proj", "down_proj")) else name, values, config)
+
+
+def _llama4(name: str, values: np.ndarray, config: Config) -> Named:
+    """Split and turn the experts, as Llama4Model.modify_tensors does."""
+    if "gate_up_proj" in name:
+        for what, half in zip(("gate", "up"), np.split(values.swapaxes(1, 2), 2, axis=1), strict=True):
+            yield name.replace("gate_up_proj", f"{what}_proj.weight"), half
+    elif name.endswith("down_proj"):
+        yield f"{name}.weight", values.swapaxes(1, 2)
+    else:
+        yield name, values
+
+
 SPLITS = {
+    MODEL_ARCH.MISTRAL4: _suffixed,
+    MODEL_ARCH.GLM_DSA: _latent_heads,
+    MODEL_ARCH.LLAMA4: _llama4,
     MODEL_ARCH.GEMMA4: _gemma4,
     MODEL_ARCH.GRANITE_HYBRID: _granite_hybrid,
     MODEL_ARCH.NEMOTRON_H: _nemotron_h,
@@ -596,6 +623,71 @@ def _lfm2(writer: gguf.GGUFWriter, config: Config) -> None:
     _lfm2_usual(writer, config | {"intermediate_size": multiple * -(-size // multiple)})
 
 
+def _mistral3(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of Ministral3Model."""
+    _llama(writer, config)
+    writer.add_rope_scaling_yarn_log_mul(config["rope_parameters"]["mscale_all_dim"])
+    writer.add_attn_temperature_scale(config["rope_parameters"]["llama_4_scaling_beta"])
+
+
+def _llama4_keys(writer: gguf.GGUFWriter, config: Config) -> None:
+    _llama(writer, config | {"intermediate_size": config["intermediate_size_mlp"]})
+    writer.add_interleave_moe_layer_step(config["interleave_moe_layer_step"])
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+
+
+def _glm_dsa(writer: gguf.GGUFWriter, config: Config) -> None:
+    _deepseek2(writer, config | {"first_k_dense_replace": 1})
+    writer.add_nextn_predict_layers(0)
+    writer.add_indexer_head_count(config["index_n_heads"])
+    writer.add_indexer_key_length(config["index_head_dim"])
+    writer.add_indexer_top_k(config["index_topk"])
+
+
+def _exaone(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"])
+
+
+def _hunyuan(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of HunYuanModel, with the base of the rotary positions stretched."""
+    _usual(writer, config)
+    rope, width = config["rope_parameters"], config["head_dim"]
+    writer.add_rope_freq_base(rope["rope_theta"] * rope["alpha"] ** (width / (width - 2)))
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+    writer.add_rope_scaling_factor(1)
+
+
+def _exaone_moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _windowed(writer, config)
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_expert_feed_forward_length(config["moe_intermediate_size"])
+    writer.add_expert_shared_count(config["num_shared_experts"])
+    writer.add_expert_shared_feed_forward_length(config["moe_intermediate_size"] * config["num_shared_experts"])
+    writer.add_expert_weights_scale(config["routed_scaling_factor"])
+    writer.add_expert_weights_norm(config["norm_topk_prob"])
+    writer.add_leading_dense_block_count(config["first_k_dense_replace"])
+    writer.add_nextn_predict_layers(0)
+    writer.add_rope_scaling_type(RopeScalingType.NONE)
+
+
+def _hunyuan_moe(writer: gguf.GGUFWriter, config: Config) -> None:
+    _hunyuan(writer, config)
+    writer.add_expert_shared_feed_forward_length(config["intermediate_size"])
+    writer.add_expert_feed_forward_length(config["intermediate_size"])
+    writer.add_expert_used_count(config["moe_topk"][0])
+    writer.add_expert_shared_count(1)
+
+
+def _minicpm3(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, {key: value for key, value in config.items() if not key.startswith("rope") and key != "head_dim"})
+    writer.add_vocab_size(config["vocab_size"])
+    writer.add_q_lora_rank(config["q_lora_rank"])
+    writer.add_kv_lora_rank(config["kv_lora_rank"])
+    writer.add_key_length(config["qk_nope_head_dim"] + config["qk_rope_head_dim"])
+    writer.add_rope_dimension_count(config["qk_rope_head_dim"])
+
+
 def _mamba_keys(writer: gguf.GGUFWriter, config: Config, inner: int) -> None:
     writer.add_ssm_conv_kernel(_of(config, "mamba_d_conv", "conv_kernel"))
     writer.add_ssm_state_size(_of(config, "mamba_d_state", "ssm_state_size"))
@@ -679,6 +771,12 @@ def _afmoe(writer: gguf.GGUFWriter, config: Config) -> None:
 
 
 def _deepseek2(writer: gguf.GGUFWriter, config: Config) -> None:
+    """Write the keys of a DeepSeek-V3."""
+    _latent(writer, config)
+    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+
+
+def _latent(writer: gguf.GGUFWriter, config: Config) -> None:
     """Write the keys of DeepseekV2Model, for which all heads share one key: the latent."""
     _dots1(
         writer, config | {"num_key_value_heads": 1, "head_dim": None, "intermediate_size": config["intermediate_size"]}
@@ -692,7 +790,6 @@ def _deepseek2(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_key_length_mla(config["qk_nope_head_dim"] + config["qk_rope_head_dim"])
     writer.add_value_length_mla(config["v_head_dim"])
     writer.add_rope_dimension_count(config["qk_rope_head_dim"])
-    writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
     if length := (config.get("rope_parameters") or {}).get("mscale_all_dim"):
         writer.add_rope_scaling_yarn_log_mul(0.1 * length)
 
@@ -903,6 +1000,16 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.GEMMA2: _gemma2,
     MODEL_ARCH.GEMMA3: _gemma3,
     MODEL_ARCH.GEMMA4: _gemma4_keys,
+    MODEL_ARCH.MISTRAL3: _mistral3,
+    MODEL_ARCH.MISTRAL4: _latent,
+    MODEL_ARCH.LLAMA4: _llama4_keys,
+    MODEL_ARCH.GLM_DSA: _glm_dsa,
+    MODEL_ARCH.EXAONE: _exaone,
+    MODEL_ARCH.EXAONE_MOE: _exaone_moe,
+    MODEL_ARCH.HUNYUAN_MOE: _hunyuan_moe,
+    MODEL_ARCH.MINICPM3: _minicpm3,
+    MODEL_ARCH.NOMIC_BERT: _bert,
+    MODEL_ARCH.HUNYUAN_DENSE: _hunyuan,
     MODEL_ARCH.PHI3: _phi3,
     MODEL_ARCH.OLMO: _olmo,
     MODEL_ARCH.OLMO2: _windowed,
@@ -961,7 +1068,7 @@ VARIANTS = (
     *("falcon-40b", "falcon-11b", "roberta", "granitemoe-shared", "glm4_moe-plain"),
     "deepseek_v3-direct",
     "t5-gated-encoder",
-    *("granitemoehybrid-dense", "falcon_h1-normed", "gemma4-plain", "gemma4-moe"),
+    *("granitemoehybrid-dense", "falcon_h1-normed", "gemma4-plain", "gemma4-moe", "llama4-bare"),
 )
 """More checkpoints that have one of these architectures, by their names in the zoo."""
 

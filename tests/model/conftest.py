@@ -25,6 +25,10 @@ _ONES |= {
     "mlp_multipliers": [1.0] * 2,
 }
 _ONES |= {"projectors_bias": False, "mlp_bias": False, "attention_bias": False, "head_dim": 6}
+_LLAMA4 = {"num_hidden_layers": 4, "no_rope_layers": None, "moe_layers": None, "interleave_moe_layer_step": 2}
+_LLAMA4 |= {"attention_chunk_size": 8192, "floor_scale": 8192, "attn_scale": 0.1}
+_ONE_YARN = ZOO["mistral4"][2]["rope_parameters"] | {"truncate": True, "mscale": 1.0, "mscale_all_dim": 1.0}
+_TEN_THOUSAND = ZOO["minicpm3"][2]["rope_parameters"] | {"rope_theta": 10000.0}
 _FOUR = {"num_hidden_layers": 4}
 _WIDE_FALCON = {"bias": False, "ffn_hidden_size": 96, "tie_word_embeddings": True}
 CHANGED: dict[str, dict[str, Any]] = {
@@ -49,6 +53,16 @@ CHANGED: dict[str, dict[str, Any]] = {
         "text_config": ZOO["qwen3_moe-vision"][2]["text_config"] | {"mlp_only_layers": []},
     },
     "qwen3next": _INTERVAL,
+    "mistral3": {"sliding_window": None, "rope_parameters": _ONE_YARN},
+    "mistral4": {"rope_parameters": {k: v for k, v in _ONE_YARN.items() if "llama_4" not in k}},  # it is not written
+    "llama4": _LLAMA4 | {"num_local_experts": 16},
+    "llama4-bare": _LLAMA4 | {"num_local_experts": 128},
+    "glm-dsa": {"mlp_layer_types": ["dense", "sparse"], "scoring_func": "sigmoid"},
+    "exaone-moe": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
+    "hunyuan-moe": {"head_dim": 6},
+    "minicpm3": {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256, "v_head_dim": 6}
+    | {"original_max_position_embeddings": 512, "rope_parameters": _TEN_THOUSAND},  # of which llama.cpp knows no other
+    "exaone": _NO_BIAS | {"mlp_bias": False, "head_dim": 6},
     "granitehybrid": {"mamba_proj_bias": False},
     "granitemoehybrid-dense": {
         "mamba_proj_bias": False,
@@ -99,6 +113,12 @@ IN_ZOO = {
     "qwen3vlmoe": "qwen3_moe-vision",
     "qwen3next": "qwen3_next",
     "granitehybrid": "granitemoehybrid",
+    "mistral3": "ministral3",
+    "exaone-moe": "exaone_moe",
+    "hunyuan-moe": "hunyuan_v1_moe",
+    "nomic-bert": "nomic_bert",
+    "glm-dsa": "glm_moe_dsa",
+    "hunyuan-dense": "hunyuan_v1_dense",
     "nemotron_h_moe": "nemotron_h",
     "falcon-h1": "falcon_h1",
     "lfm2moe": "lfm2_moe",

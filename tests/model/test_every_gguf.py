@@ -571,6 +571,11 @@ OTHER_LAYOUTS = {
     "nemotron_h_moe": in_blocks(
         "ffn_down", "ffn_up", "ffn_latent_down", "ffn_latent_up"
     ),  # of other layers; Nemotron 3
+    "mistral4": in_blocks("attn_q", "attn_kv_b", "exp_probs_b", "ffn_gate_exps", "ffn_up_exps"),
+    "mistral3": in_blocks("ffn_gate_inp", "ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"),  # of no published model
+    "exaone-moe": in_blocks(*FURTHER),
+    "nomic-bert": {"position_embd", "output_norm"},  # of other encoders
+    "glm-dsa": in_blocks("attn_q", "attn_kv_b", *FURTHER),
     "lfm2": {"dense_2"},  # of LFM2-ColBERT
     "phimoe": in_blocks("attn_qkv"),
     "deepseek2": in_blocks("attn_kv_b", "attn_k", "attn_v"),  # of older converters; of none

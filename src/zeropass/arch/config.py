@@ -781,17 +781,20 @@ class _Reader:
     def _gguf_options(self) -> dict[str, Any]:
         """Return the options of rotary positions as a GGUF file has them.
 
-        In latent attention the multiplier is a tenth of ``mscale_all_dim``, and llama.cpp knows no other ``mscale``.
+        In latent attention the multiplier is a tenth of ``mscale_all_dim``, and llama.cpp knows no other ``mscale``. In
+        other models that count it, it is ``mscale_all_dim`` (``yarn_multiplied``), beside an ``mscale`` of one.
         """
         scaling = f"{self.files.config['general.architecture']}.rope.scaling."
         options = {
             name: self.files.config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()
         }
         multiplier = self.files.config.get(f"{scaling}yarn_log_multiplier")
-        if multiplier is None or "kv_latent" not in self.layout.config:
+        latent = "kv_latent" in self.layout.config
+        factor = 10 if latent else self.value("yarn_multiplied")
+        if multiplier is None or factor is None:
             return options
-        length = 10 * _positive_number(self.files, f"{scaling}yarn_log_multiplier", multiplier)
-        return options | {"mscale": length, "mscale_all_dim": length}
+        length = factor * _positive_number(self.files, f"{scaling}yarn_log_multiplier", multiplier)
+        return options | {"mscale": length if latent else 1.0, "mscale_all_dim": length}
 
 
 _ROPE_OPTIONS = {

@@ -76,6 +76,15 @@ MINISTRAL3 = replace(
             config={**PLAIN_HF.config, **GROWTH},
             defaults={"head_dim": 128, "rope": _MINISTRAL3_ROPE},
         ),
+        gguf(
+            "mistral3",
+            GGUF_PAIRED,
+            keys={
+                "growth": ("attention.temperature_scale",),
+                "growth_length": ("rope.scaling.original_context_length",),
+            },
+            constants={"yarn_multiplied": 1},
+        ),
     ),
 )
 
@@ -131,6 +140,7 @@ EXAONE = replace(
             },
             unread=(r"h\.\d+\.attn\.attention\.rotary\.inv_freq",),
         ),
+        gguf("exaone", without=LINEAR_BIASES, optional=()),
     ),
     config={"activation": "silu", "rope_theta": 500000.0},
 )
@@ -156,6 +166,7 @@ HUNYUAN_DENSE = replace(
             constants={"ntk_alpha": True},
             harmless=_HUNYUAN_KEYS,
         ),
+        gguf("hunyuan-dense", GGUF_QK_NORMS),  # with the stretched base
     ),
     when={"use_qk_norm": (True, None), "use_cla": (False, None), "norm_type": ("rms", None)},
 )
