@@ -82,6 +82,8 @@ def convert(folder: Path, path: Path, architecture: str = "") -> Path:
     writer = gguf.GGUFWriter(path, name)
     KEYS[arch](writer, config)
     rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
+    if arch == MODEL_ARCH.APERTUS:
+        _xielu(writer, folder, config["num_hidden_layers"])
     layers = _of(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers") or len(config["layers_block_type"])
     names = gguf.get_tensor_name_map(arch, max(layers, config.get("num_decoder_layers") or 0))
     for hf_name, values in _with_stacked_experts(_tensors(folder, arch, config)):
@@ -122,7 +124,7 @@ RAISED = (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.NEM
 def _tensors(folder: Path, arch: MODEL_ARCH, config: Config) -> Iterator[tuple[str, np.ndarray]]:
     for stored, tensor in load_file(folder / "model.safetensors").items():
         name, values = stored.replace("model.language_model.", "model."), tensor.numpy()
-        if "visual." in name:  # another file, mmproj
+        if "visual." in name or ".act_fn." in name:  # another file, mmproj; in the header
             continue
         if arch in (MODEL_ARCH.BERT, MODEL_ARCH.NOMIC_BERT):
             name = name.removeprefix("bert.").removeprefix("roberta.").removeprefix("nomic_bert.")
@@ -688,6 +690,19 @@ def _minicpm3(writer: gguf.GGUFWriter, config: Config) -> None:
     writer.add_rope_dimension_count(config["qk_rope_head_dim"])
 
 
+def _xielu(writer: gguf.GGUFWriter, folder: Path, layers: int) -> None:
+    """List the parameters of the activation, as ApertusModel.modify_tensors does in the place of tensors."""
+    tensors = load_file(folder / "model.safetensors")
+    adders = {
+        "alpha_n": writer.add_xielu_alpha_n,
+        "alpha_p": writer.add_xielu_alpha_p,
+        "beta": writer.add_xielu_beta,
+        "eps": writer.add_xielu_eps,
+    }
+    for what, add in adders.items():
+        add([tensors[f"model.layers.{n}.mlp.act_fn.{what}"].float().item() for n in range(layers)])
+
+
 def _mamba_keys(writer: gguf.GGUFWriter, config: Config, inner: int) -> None:
     writer.add_ssm_conv_kernel(_of(config, "mamba_d_conv", "conv_kernel"))
     writer.add_ssm_state_size(_of(config, "mamba_d_state", "ssm_state_size"))
@@ -1004,6 +1019,7 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.MISTRAL4: _latent,
     MODEL_ARCH.LLAMA4: _llama4_keys,
     MODEL_ARCH.GLM_DSA: _glm_dsa,
+    MODEL_ARCH.APERTUS: _llama,
     MODEL_ARCH.EXAONE: _exaone,
     MODEL_ARCH.EXAONE_MOE: _exaone_moe,
     MODEL_ARCH.HUNYUAN_MOE: _hunyuan_moe,

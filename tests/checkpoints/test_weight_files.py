@@ -422,6 +422,7 @@ def test_the_names_of_llama_cpp_are_those_of_the_format_and_lead_to_families() -
         "hunyuan-moe": "hunyuan_v1_moe",
         "llama4": "llama4_text",
         "mistral3": "ministral3",
+        "nemotron_h_moe": "nemotron_h",
         "qwen3vlmoe": "qwen3_vl_moe_text",
         "qwen35": "qwen3_5_text",
         "qwen35moe": "qwen3_5_moe_text",

@@ -58,6 +58,7 @@ CHANGED: dict[str, dict[str, Any]] = {
     "llama4": _LLAMA4 | {"num_local_experts": 16},
     "llama4-bare": _LLAMA4 | {"num_local_experts": 128},
     "glm-dsa": {"mlp_layer_types": ["dense", "sparse"], "scoring_func": "sigmoid"},
+    "apertus": _NO_BIAS | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
     "exaone-moe": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
     "hunyuan-moe": {"head_dim": 6},
     "minicpm3": {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256, "v_head_dim": 6}

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+import torch
 from gguf.constants import MODEL_ARCH_NAMES, MODEL_TENSORS, TENSOR_NAMES, TokenType
 from safetensors.torch import load_file
 from test_every_family import interleaved, swapped, unsplit, with_dims, without
@@ -59,6 +60,7 @@ def differ(tensor: Tensor | None, true: Tensor | None, tolerance: float = ROUNDI
     """Tell whether two tensors differ by more than rounding, ignoring rows that one of them lacks."""
     if tensor is None or true is None:
         return tensor is not true
+    tensor, true = torch.atleast_1d(tensor), torch.atleast_1d(true)
     rows = min(len(tensor), len(true))
     tensor, true = tensor[:rows], true[:rows]
     return tensor.shape != true.shape or float((tensor - true).abs().max()) > tolerance * float(true.abs().max())
@@ -257,7 +259,8 @@ def edited(path: Path, out: Path, keys: dict[str, Any], **more: np.ndarray | Non
             kind = gguf.GGUFValueType.get_type(value)
             inner = gguf.GGUFValueType.get_type(value[0]) if isinstance(value, list) and value else None
             writer.add_key_value(key, value, kind, sub_type=inner) if inner or not isinstance(value, list) else None
-    for name, values in ({name: source.rows(name) for name in source.names()} | more).items():
+    stored = [name for name in source.names() if ".xielu." not in name]  # which the header lists
+    for name, values in ({name: source.rows(name) for name in stored} | more).items():
         if values is not None:
             writer.add_tensor(name, np.ascontiguousarray(values))
     writer.write_header_to_file()
@@ -312,6 +315,14 @@ VARIANT_KEYS = {
     "deepseek2": ("expert_gating_func", 1),  # DeepSeek-V2
     "modern-bert": ("attention.causal", True),
     "eurobert": ("attention.causal", True),
+    "nomic-bert": ("attention.causal", True),
+    "lfm2": ("attention.causal", False),
+    "lfm2moe": ("expert_gating_func", 1),
+    "exaone-moe": ("expert_gating_func", 1),
+    "glm-dsa": ("expert_gating_func", 1),
+    "granitehybrid": ("rope.scaling.finetuned", True),  # Bamba
+    "llama4": ("attention.sliding_window", 0),  # all layers have positions
+    "mistral4": ("rope.scaling.yarn_log_multiplier", 0.07),
 }
 """Keys by which llama.cpp computes something else: architecture -> key, value."""
 
@@ -321,6 +332,44 @@ def test_a_variant_is_refused(name: str, twins: Callable[[str], Twins], tmp_path
     key, value = VARIANT_KEYS[name]
     with pytest.raises(UnknownFamily, match=f"{name}.{key} is "):
         edited(path_of(twins(name)[0]), tmp_path / "odd.gguf", {f"{name}.{key}": value})
+
+
+LISTS = {
+    "jamba": ("attention.head_count_kv", [0, 2, 0], r"has 3 numbers for 4 layers"),
+    "lfm2": ("attention.head_count_kv", [0, -1], r"is -1; it must be a positive whole number"),
+    "nemotron_h": ("feed_forward_length", [0, 40, 44], r"is \[40, 44\]; it must be a positive whole number"),
+    "gemma4": ("feed_forward_length", [40, 40, 80, 120], "40 for all layers, or twice that for those that share"),
+    "gemma4-plain": ("attention.head_count_kv", [3, 1], "4 heads cannot share 3 key/value heads"),
+}
+"""Lists with a number for each layer that cannot be: checkpoint -> key, value, message."""
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_lists_of_layers_that_cannot_be_are_refused(name: str, twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    key, value, message = LISTS[name]
+    file, _ = twins(name)
+    architecture = GgufSource(path_of(file)).metadata["general.architecture"]
+    with pytest.raises(BadModel, match=message):
+        edited(path_of(file), tmp_path / "odd.gguf", {f"{architecture}.{key}": value})
+
+
+def test_rates_of_decay_above_zero_are_refused(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    model = edited(path_of(twins("qwen35")[0]), tmp_path / "odd.gguf", {}, **{"blk.0.ssm_a": np.ones(6, np.float32)})
+    with pytest.raises(BadModel, match=r"blk\.0\.ssm_a has values above zero"):
+        model.vector("inner_decay", 0)
+
+
+def test_divisors_of_gemma4_are_those_of_layers_without_a_window(twins: Callable[[str], Twins]) -> None:
+    frames = Frames(twins("gemma4")[0])
+    assert bool((frames.frequencies(0) > 0).all())
+    assert int((frames.frequencies(1) > 1e-9).sum()) == 3
+
+
+def test_parameters_of_an_activation_come_from_the_header(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, _ = twins("apertus")
+    assert GgufSource(path_of(file)).shape("blk.1.xielu.alpha_p") == (1,)
+    with pytest.raises(BadModel, match=r"blk\.1\.xielu\.beta is missing"):
+        edited(path_of(file), tmp_path / "odd.gguf", {"xielu.beta": [0.5]})
 
 
 def test_granite_without_a_scale_has_the_usual_one(twins: Callable[[str], Twins], tmp_path: Path) -> None:
@@ -573,6 +622,7 @@ OTHER_LAYOUTS = {
     ),  # of other layers; Nemotron 3
     "mistral4": in_blocks("attn_q", "attn_kv_b", "exp_probs_b", "ffn_gate_exps", "ffn_up_exps"),
     "mistral3": in_blocks("ffn_gate_inp", "ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"),  # of no published model
+    "apertus": in_blocks("ffn_gate"),
     "exaone-moe": in_blocks(*FURTHER),
     "nomic-bert": {"position_embd", "output_norm"},  # of other encoders
     "glm-dsa": in_blocks("attn_q", "attn_kv_b", *FURTHER),

@@ -206,6 +206,13 @@ _APERTUS_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 _XIELU = LAYER + "mlp.act_fn."
+_APERTUS_GGUF = {
+    "key": GGUF_UP_DOWN["key"],
+    "xielu_above": Stored(BLK + "xielu.alpha_p"),
+    "xielu_below": Stored(BLK + "xielu.alpha_n"),
+    "xielu_slope": Stored(BLK + "xielu.beta"),
+    "xielu_bound": Stored(BLK + "xielu.eps"),
+}
 APERTUS = replace(
     LLAMA,
     name="apertus",
@@ -230,6 +237,7 @@ APERTUS = replace(
             },
             defaults={"rope": _APERTUS_ROPE},
         ),
+        gguf("apertus", {**GGUF_QK_NORMS, **_APERTUS_GGUF}, without=(*LINEAR_BIASES, *NO_GATE), optional=()),
     ),
     config={"activation": "xielu", "rope_theta": 12e6},
     when={"hidden_act": ("xielu", None), "qk_norm": (True, None), "post_norm": (False, None)},

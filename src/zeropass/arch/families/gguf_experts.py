@@ -338,7 +338,10 @@ GLM_DSA = replace(
                 {**_LATENT_QUERIES, **_LATENT_KV, **_SOME_DENSE},
                 {**_LATENT_KEYS, "beyond": ("nextn_predict_layers",), "indexed_keys": ("attention.indexer.top_k",)},
                 constants={**_LATENT_CONSTANTS, "beyond_counted": True},
-                harmless=(_OF_ONE_LATENT, r"attention\.indexer\.(head_count|key_length)"),
+                harmless=(
+                    _OF_ONE_LATENT,
+                    r"attention\.indexer\.(head_count|key_length|types|top_k_frequency|skip_top_k_offset)",
+                ),
                 without=_NOT_LATENT,
             ),
             unread=(

@@ -265,11 +265,10 @@ NEMOTRON_H_GGUF = replace(
             harmless=(_OTHER_EPS,),
         ),
     ),
-    when={},
+    when={"general.architecture": ("nemotron_h",)},
 )
 NEMOTRON_H_MOE_GGUF = replace(
     NEMOTRON_H_MOE,
-    model_types=("nemotron_h_moe",),
     layer_types=_NEMOTRON_LAYERS,
     layouts=(
         _layout(
@@ -288,7 +287,7 @@ NEMOTRON_H_MOE_GGUF = replace(
             harmless=(_OTHER_EPS, "expert_shared_count"),
         ),
     ),
-    when={},
+    when={"general.architecture": ("nemotron_h_moe",)},
 )
 
 _JAMBA_NAMES = {
