@@ -33,6 +33,7 @@ NAMES = {
     "lfm2_moe": "lfm2moe",
     "gemma4_text": "gemma4",
     "ministral3": "mistral3",
+    "glm": "chatglm",
     "exaone_moe": "exaone-moe",
     "hunyuan_v1_moe": "hunyuan-moe",
     "nomic_bert": "nomic-bert",
@@ -81,7 +82,9 @@ def convert(folder: Path, path: Path, architecture: str = "") -> Path:
     arch = next(arch for arch, arch_name in gguf.MODEL_ARCH_NAMES.items() if arch_name == name)
     writer = gguf.GGUFWriter(path, name)
     KEYS[arch](writer, config)
-    rows = _vocabulary(writer, folder, config["vocab_size"], cut=arch == MODEL_ARCH.GEMMA3)
+    rows = _vocabulary(
+        writer, folder, config["vocab_size"], cut=arch in (MODEL_ARCH.GEMMA3, MODEL_ARCH.GEMMA_EMBEDDING)
+    )
     if arch == MODEL_ARCH.APERTUS:
         _xielu(writer, folder, config["num_hidden_layers"])
     layers = _of(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers") or len(config["layers_block_type"])
@@ -117,7 +120,7 @@ PERMUTED += (MODEL_ARCH.MISTRAL3,)
 PERMUTED += (MODEL_ARCH.GRANITE_HYBRID, MODEL_ARCH.NEMOTRON_H, MODEL_ARCH.NEMOTRON_H_MOE)
 """LlamaModel and what is derived from it."""
 
-RAISED = (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.NEMOTRON)
+RAISED = (MODEL_ARCH.GEMMA, MODEL_ARCH.GEMMA2, MODEL_ARCH.GEMMA3, MODEL_ARCH.GEMMA_EMBEDDING, MODEL_ARCH.NEMOTRON)
 """Converters that add one to the gains."""
 
 
@@ -505,6 +508,24 @@ def _gemma4_keys(writer: gguf.GGUFWriter, config: Config) -> None:
         writer.add_expert_feed_forward_length(size)
     writer.add_rope_dimension_count(config["global_head_dim"])
     writer.add_rope_dimension_count_swa(config["head_dim"])
+
+
+def _gemma_embedding(writer: gguf.GGUFWriter, config: Config) -> None:
+    _usual(writer, config)
+    writer.add_sliding_window(config["sliding_window"])
+    writer.add_pooling_type(gguf.PoolingType.MEAN)
+
+
+def _chatglm(writer: gguf.GGUFWriter, config: Config) -> None:
+    writer.add_context_length(config["hidden_size"])
+    writer.add_embedding_length(config["hidden_size"])
+    writer.add_feed_forward_length(config["intermediate_size"])
+    writer.add_block_count(config["num_hidden_layers"])
+    writer.add_head_count(config["num_attention_heads"])
+    writer.add_head_count_kv(config["num_key_value_heads"])
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_dimension_count(config["hidden_size"] // config["num_attention_heads"] // 2)
+    writer.add_rope_freq_base(10000)
 
 
 def _phi3(writer: gguf.GGUFWriter, config: Config) -> None:
@@ -1020,6 +1041,8 @@ KEYS: dict[MODEL_ARCH, Keys] = {
     MODEL_ARCH.LLAMA4: _llama4_keys,
     MODEL_ARCH.GLM_DSA: _glm_dsa,
     MODEL_ARCH.APERTUS: _llama,
+    MODEL_ARCH.GEMMA_EMBEDDING: _gemma_embedding,
+    MODEL_ARCH.CHATGLM: _chatglm,
     MODEL_ARCH.EXAONE: _exaone,
     MODEL_ARCH.EXAONE_MOE: _exaone_moe,
     MODEL_ARCH.HUNYUAN_MOE: _hunyuan_moe,

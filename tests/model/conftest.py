@@ -59,6 +59,9 @@ CHANGED: dict[str, dict[str, Any]] = {
     "llama4-bare": _LLAMA4 | {"num_local_experts": 128},
     "glm-dsa": {"mlp_layer_types": ["dense", "sparse"], "scoring_func": "sigmoid"},
     "apertus": _NO_BIAS | {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}},
+    "gemma-embedding": {"sliding_window_pattern": 6, "num_hidden_layers": 7, "use_bidirectional_attention": True}
+    | {"final_logit_softcapping": None, "sliding_window": 6},
+    "chatglm": {"num_attention_heads": 3, "num_key_value_heads": 1, "rms_norm_eps": 1e-5},  # written whatever they are
     "exaone-moe": {"scoring_func": "sigmoid", "first_k_dense_replace": 1},
     "hunyuan-moe": {"head_dim": 6},
     "minicpm3": {"scale_emb": 12, "scale_depth": 1.4, "dim_model_base": 256, "v_head_dim": 6}
@@ -115,6 +118,8 @@ IN_ZOO = {
     "qwen3next": "qwen3_next",
     "granitehybrid": "granitemoehybrid",
     "mistral3": "ministral3",
+    "gemma-embedding": "gemma3",
+    "chatglm": "glm",
     "exaone-moe": "exaone_moe",
     "hunyuan-moe": "hunyuan_v1_moe",
     "nomic-bert": "nomic_bert",
@@ -136,7 +141,7 @@ IN_ZOO = {
 }
 """The names in the zoo of what llama.cpp calls otherwise."""
 
-SPM = ("llama", "gemma2", "gemma3", "phi3", "gemma4", "gemma4-plain", "gemma4-moe")
+SPM = ("llama", "gemma2", "gemma3", "gemma-embedding", "phi3", "gemma4", "gemma4-plain", "gemma4-moe")
 
 
 @pytest.fixture(scope="module")

@@ -386,18 +386,27 @@ def test_what_a_stablelm_says_of_its_blocks_is_not_believed(twins: Callable[[str
     assert not file.family.parallel and twins("stablelm-parallel")[0].family.parallel
 
 
+def joined_qkv(model: Model) -> dict[str, np.ndarray | None]:
+    """Return the queries, keys and values of a file, and their biases, joined to one tensor each."""
+    source, joined = GgufSource(path_of(model)), dict[str, np.ndarray | None]()
+    for layer in range(model.dims.layers):
+        for kind in ("weight", "bias"):
+            names = [f"blk.{layer}.attn_{role}.{kind}" for role in "qkv"]
+            joined |= dict.fromkeys(names)
+            joined[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate([source.rows(name) for name in names])
+    return joined
+
+
 def test_the_first_files_of_phi2_have_queries_keys_and_values_in_one(
     twins: Callable[[str], Twins], tmp_path: Path
 ) -> None:
     file, true = twins("phi2")
-    source = GgufSource(path_of(file))
-    fused: dict[str, np.ndarray | None] = {}
-    for layer in range(true.dims.layers):
-        for kind in ("weight", "bias"):
-            names = [f"blk.{layer}.attn_{role}.{kind}" for role in "qkv"]
-            fused |= dict.fromkeys(names)
-            fused[f"blk.{layer}.attn_qkv.{kind}"] = np.concatenate([source.rows(name) for name in names])
-    assert differences(edited(path_of(file), tmp_path / "fused.gguf", {}, **fused), true) == []
+    assert differences(edited(path_of(file), tmp_path / "fused.gguf", {}, **joined_qkv(file)), true) == []
+
+
+def test_files_of_chatglm_have_queries_keys_and_values_in_one(twins: Callable[[str], Twins], tmp_path: Path) -> None:
+    file, true = twins("chatglm")
+    assert differences(edited(path_of(file), tmp_path / "fused.gguf", {}, **joined_qkv(file)), true) == []
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3moe", "olmoe"])
@@ -623,6 +632,7 @@ OTHER_LAYOUTS = {
     "mistral4": in_blocks("attn_q", "attn_kv_b", "exp_probs_b", "ffn_gate_exps", "ffn_up_exps"),
     "mistral3": in_blocks("ffn_gate_inp", "ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"),  # of no published model
     "apertus": in_blocks("ffn_gate"),
+    "chatglm": {"rope_freqs"},
     "exaone-moe": in_blocks(*FURTHER),
     "nomic-bert": {"position_embd", "output_norm"},  # of other encoders
     "glm-dsa": in_blocks("attn_q", "attn_kv_b", *FURTHER),

@@ -21,10 +21,12 @@ _GUIDE = "(docs/adding-a-family.md)"
 __all__ = ["LLAMA_CPP_NAMES", "check", "chosen", "oriented", "records", "refuse_quantised"]
 
 LLAMA_CPP_NAMES = {
+    "chatglm": "glm",
     "command-r": "cohere",
     "ernie4_5-moe": "ernie4_5_moe",
     "exaone-moe": "exaone_moe",
     "falcon-h1": "falcon_h1",
+    "gemma-embedding": "gemma3_text",
     "gemma4": "gemma4_text",
     "glm-dsa": "glm_moe_dsa",
     "glm4moe": "glm4_moe",

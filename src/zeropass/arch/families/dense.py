@@ -418,6 +418,28 @@ GLM = replace(
     ),
     config={"activation": "silu", "rotary_share": 0.5},
 )
+_WITHOUT_OUTER_BIASES = ("o_bias", *MLP_BIASES, "rope_factors")
+CHATGLM = replace(
+    GLM, layouts=(gguf("chatglm", {**GGUF_PAIRED, **GGUF_GATE_UP}, without=_WITHOUT_OUTER_BIASES, optional=QKV_BIASES),)
+)
+_CHATGLM_FUSED = {
+    what: replace(stored, paired_rows=what in GGUF_PAIRED)
+    for what, stored in fused_qkv(BLK + "attn_qkv", "stacked").items()
+}
+CHATGLM_FUSED = replace(  # as the converter makes them of ChatGLM's own files
+    GLM,
+    layouts=(
+        replace(
+            gguf(
+                "chatglm",
+                {**_CHATGLM_FUSED, **GGUF_GATE_UP},
+                without=_WITHOUT_OUTER_BIASES,
+                optional=QKV_BIASES,
+            ),
+            only_with="blk.0.attn_qkv.weight",
+        ),
+    ),
+)
 GLM4 = replace(
     GLM,
     name="glm4",
@@ -721,6 +743,8 @@ FAMILIES = (
     OLMO3,
     EXAONE4,
     GLM,
+    CHATGLM,
+    CHATGLM_FUSED,
     GLM4,
     GLM4V,
     GLM_OCR,
