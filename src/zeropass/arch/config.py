@@ -463,12 +463,15 @@ class _Reader:
         return [attending if h else other[0] if n else mixing for h, n in zip(heads, neurons, strict=True)]
 
     def _per_layer(self, name: str, layers: int) -> Sequence[int]:
-        """Return a whole number for each layer, which a configuration states for all together or one by one."""
+        """Return a whole number for each layer, which a configuration states for all together or one by one.
+
+        A list may go on with those of layers that predict further tokens.
+        """
         value = self.value(name)
         values = self._numbers(name, value if isinstance(value, list) else [value] * layers)
-        if len(values) != layers:
+        if len(values) not in (layers, layers + self.count("beyond")):
             raise BadModel(f"{self.files.place}: {self.keys(name)} has {len(values)} numbers for {layers} layers.")
-        return values
+        return values[:layers]
 
     def _numbers(self, name: str, listed: object) -> Sequence[int]:
         """Return a list of layers; raise BadModel if it is none."""
