@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from audit import write
 from torch import Tensor
 
 import zeropass as zp
-from audit import write
 from reviews import sentiment_words
 from zeropass.arch.spec import OUTSIDE, space_of
 from zeropass.checkpoints.demo import fetch_demo

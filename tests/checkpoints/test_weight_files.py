@@ -413,8 +413,21 @@ def test_the_names_of_llama_cpp_are_those_of_the_format_and_lead_to_families() -
     spelled = {name: kind for name in theirs - known for kind in known if bare(name) == bare(kind)}
     assert spelled.items() <= LLAMA_CPP_NAMES.items()
     assert dict(LLAMA_CPP_NAMES.items() - spelled.items()) == {
+        "chatglm": "glm",
         "command-r": "cohere",
         "phi2": "phi",
+        "gemma-embedding": "gemma3_text",
+        "gemma4": "gemma4_text",
+        "glm-dsa": "glm_moe_dsa",
+        "granitehybrid": "granitemoehybrid",
+        "hunyuan-dense": "hunyuan_v1_dense",
+        "hunyuan-moe": "hunyuan_v1_moe",
+        "llama4": "llama4_text",
+        "mistral3": "ministral3",
+        "nemotron_h_moe": "nemotron_h",
+        "qwen3vlmoe": "qwen3_vl_moe_text",
+        "qwen35": "qwen3_5_text",
+        "qwen35moe": "qwen3_5_moe_text",
         "starcoder": "gpt_bigcode",
     }
 

@@ -718,7 +718,7 @@ def test_ranks_out_of_order_are_refused(change: str, tmp_path: Path) -> None:
 # GGUF
 
 
-@pytest.mark.parametrize("kind", ["none", "no_vocab", "rwkv", "plamo2", "gemma4", "hybriddna"])
+@pytest.mark.parametrize("kind", ["none", "no_vocab", "rwkv", "plamo2", "hybriddna"])
 def test_an_unsupported_tokenizer_of_llama_cpp_is_named(kind: str) -> None:
     metadata = {"tokenizer.ggml.model": kind, "tokenizer.ggml.tokens": ["a"]}
     with pytest.raises(BadModel, match=rf"'{kind}' \(.*\), which is not read; known are gpt2, llama, bert, t5"):

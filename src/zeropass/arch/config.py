@@ -142,7 +142,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     local = reader.local(sizes["layers"])
     kv_layers = reader.kv_layers(sizes["layers"], local)
     wide, wide_head_dim, wide_kv_heads = reader.wide(local, sizes)
-    if reader.value("wider_sharing"):
+    if reader.wider_sharing(kv_layers, sizes["neurons"]):
         dense = tuple(layer for layer, other in enumerate(kv_layers) if other != layer)
         sizes["dense_neurons"] = 2 * sizes["neurons"] if dense else 0
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
@@ -344,11 +344,25 @@ class _Reader:
         value = self.value(name)
         if value is None:
             return None
-        if isinstance(value, list) and value and value == value[:1] * len(value):
-            value = value[0]  # one for each layer
+        if isinstance(value, list):
+            value = self._of_each(name, value)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
+
+    def _of_each(self, name: str, values: list[Any]) -> Any:
+        """Return the size that a list states for all layers; the list where they differ.
+
+        Of a hybrid a zero stands for a layer without such a part. Layers without a window may have numbers of
+        key/value heads of their own, and those that share keys and values wider MLPs (`wider_sharing`).
+        """
+        if name in ("kv_heads", "wide_kv_heads") and "wide_kv_heads" in self.layout.config:
+            local = self.local(len(values))
+            values = [value for n, value in enumerate(values) if (n in local) == (name == "kv_heads")]
+        elif name == "neurons" and "sharing" in self.layout.config:
+            values = values[: len(values) - self.count("sharing")]
+        values = [value for value in values if value or not self.family.layer_types]
+        return values[0] if values and values == values[:1] * len(values) else values
 
     def unless_minus_one(self, name: str) -> int | None:
         """Return a positive whole number; None if there is none, which -1 also stands for."""
@@ -389,6 +403,9 @@ class _Reader:
                     f"{layers} layers; it is {str(kinds)[:60]}."
                 )
             return tuple(layer for layer, kind in enumerate(kinds) if kind == "dense")
+        if router := self.value("router_tensor"):  # in layers that have it
+            names = {*self.files.source.names()}
+            return tuple(layer for layer in range(layers) if router.format(layer=layer) not in names)
         if (routed := self.value("routed_layers")) is not None:
             return tuple(layer for layer in range(layers) if layer not in self._numbers("routed_layers", routed))
         listed = self._numbers("dense_layers", self.value("dense_layers") or ())
@@ -416,7 +433,7 @@ class _Reader:
             return (("attn", "ff"),) * layers
         if len(kinds) == 1:
             return (*kinds.values(),) * layers
-        names = self.value("layer_kinds")
+        names = self.value("layer_kinds") or self._types_by_heads(layers)
         if names is None:
             mixing, attending, *_ = kinds
             listed, period = self.value("attention_layers"), self.size("attention_every")
@@ -432,6 +449,30 @@ class _Reader:
                 f"({', '.join(kinds)}); it is {str(names)[:60]}."
             )
         return tuple(kinds[str(name)] for name in names)
+
+    def _types_by_heads(self, layers: int) -> list[str] | None:
+        """Return the kind of each layer from lists of numbers of heads (and of neurons), as GGUF files have them.
+
+        A layer with heads is of the second kind, one with neurons alone of the third, any other of the first. None
+        where the layout names no such list.
+        """
+        if "layer_heads" not in self.layout.config:
+            return None
+        mixing, attending, *other = self.family.layer_types
+        heads = self._per_layer("layer_heads", layers)
+        neurons = self._per_layer("layer_neurons", layers) if "layer_neurons" in self.layout.config else [0] * layers
+        return [attending if h else other[0] if n else mixing for h, n in zip(heads, neurons, strict=True)]
+
+    def _per_layer(self, name: str, layers: int) -> Sequence[int]:
+        """Return a whole number for each layer, which a configuration states for all together or one by one.
+
+        A list may go on with those of layers that predict further tokens.
+        """
+        value = self.value(name)
+        values = self._numbers(name, value if isinstance(value, list) else [value] * layers)
+        if len(values) not in (layers, layers + self.count("beyond")):
+            raise BadModel(f"{self.files.place}: {self.keys(name)} has {len(values)} numbers for {layers} layers.")
+        return values[:layers]
 
     def _numbers(self, name: str, listed: object) -> Sequence[int]:
         """Return a list of layers; raise BadModel if it is none."""
@@ -500,9 +541,25 @@ class _Reader:
 
         Layers that attend to the keys and values of another have none.
         """
+        if tensor := self.value("value_tensor"):  # where it is absent, llama.cpp takes keys for values
+            names = {*self.files.source.names()}
+            return tuple(n for n, other in enumerate(kv_layers) if n == other and tensor.format(layer=n) not in names)
         if not self.value("keys_are_values"):
             return ()
         return tuple(n for n, other in enumerate(kv_layers) if n == other and n not in local)
+
+    def wider_sharing(self, kv_layers: Sequence[int], neurons: int) -> bool:
+        """Tell whether layers that share the keys and values of another have twice the neurons, by a key or a list."""
+        if not kv_layers or "layer_neurons" not in self.layout.config:
+            return bool(self.value("wider_sharing"))
+        each, alike = [*self._per_layer("layer_neurons", len(kv_layers))], [neurons] * len(kv_layers)
+        wider = [neurons if layer == other else 2 * neurons for layer, other in enumerate(kv_layers)]
+        if each not in (alike, wider):
+            raise BadModel(
+                f"{self.files.place}: {self.keys('layer_neurons')} is {str(each)[:60]}; it must be {neurons} for all "
+                "layers, or twice that for those that share keys and values."
+            )
+        return each == wider
 
     def wide(self, local: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[tuple[int, ...], int, int]:
         """Return the layers whose heads have sizes of their own, their width and the number of their key/value heads.
@@ -689,7 +746,7 @@ class _Reader:
         rope_type = config.get(f"{scaling}type", "linear" if f"{scaling}factor" in config else "default")
         rope_type = "default" if rope_type == "none" else str(rope_type)
         rotated = config.get(f"{architecture}.rope.dimension_count", rotary)
-        if rotated != rotary or f"{architecture}.rope.scale_linear" in config:
+        if rotated != (self.size("wide_head_dim") or rotary) or f"{architecture}.rope.scale_linear" in config:
             raise BadModel(
                 f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
@@ -729,17 +786,20 @@ class _Reader:
     def _gguf_options(self) -> dict[str, Any]:
         """Return the options of rotary positions as a GGUF file has them.
 
-        In latent attention the multiplier is a tenth of ``mscale_all_dim``, and llama.cpp knows no other ``mscale``.
+        In latent attention the multiplier is a tenth of ``mscale_all_dim``, and llama.cpp knows no other ``mscale``. In
+        other models that count it, it is ``mscale_all_dim`` (``yarn_multiplied``), beside an ``mscale`` of one.
         """
         scaling = f"{self.files.config['general.architecture']}.rope.scaling."
         options = {
             name: self.files.config.get(scaling + key, assumed) for name, (key, assumed) in _GGUF_ROPE_OPTIONS.items()
         }
         multiplier = self.files.config.get(f"{scaling}yarn_log_multiplier")
-        if multiplier is None or "kv_latent" not in self.layout.config:
+        latent = "kv_latent" in self.layout.config
+        factor = 10 if latent else self.value("yarn_multiplied")
+        if multiplier is None or factor is None:
             return options
-        length = 10 * _positive_number(self.files, f"{scaling}yarn_log_multiplier", multiplier)
-        return options | {"mscale": length, "mscale_all_dim": length}
+        length = factor * _positive_number(self.files, f"{scaling}yarn_log_multiplier", multiplier)
+        return options | {"mscale": length if latent else 1.0, "mscale_all_dim": length}
 
 
 _ROPE_OPTIONS = {

@@ -28,7 +28,8 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
     stem = base_role(what).removesuffix("_bias")
     count = canonical_rows(what, dims)
     if stored.sizes:
-        rows = _by_group(stored, dims) if stored.fused == "grouped" else None
+        arrange = {"grouped": _by_group, "tiled": _tiled}.get(stored.fused)
+        rows = None if arrange is None else arrange(stored, dims)
     elif stored.fused == "gated":
         gated = torch.arange(2 * count).reshape(-1, 2, dims.width(stem))
         rows = gated[:, 1 if stem == OUTPUT_GATE else 0].reshape(-1)
@@ -41,7 +42,8 @@ def row_index(stored: Stored, what: str, dims: Dimensions) -> Tensor | None:
         rows = None
     if not (stored.paired_rows or stored.rotary_last):
         return rows
-    order = _rotary_first(stored, count, dims.rotary if stem == "k_rotary" else dims.head_dim, dims.rotary)
+    rotary = dims.rotary or dims.head_dim  # a head without positions may be reordered all the same
+    order = _rotary_first(stored, count, dims.rotary if stem == "k_rotary" else dims.head_dim, rotary)
     return order if rows is None else rows[order]
 
 
@@ -69,7 +71,7 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
     if what in ("embed_norm", "embed_norm_bias"):
         return (dims.embed,)
     if what == "rope_factors":
-        return (dims.rotary // 2,)
+        return ((dims.wide_head_dim or dims.rotary) // 2,)
     if what in ("router_correction", "expert_scale"):
         return (dims.experts,)
     if what == "unembedding_bias":
@@ -187,6 +189,20 @@ def _by_group(stored: Stored, dims: Dimensions) -> Tensor:
     shares = [mixer.size(name) // mixer.groups for name in stored.sizes]
     grouped = torch.arange(sum(shares) * mixer.groups).reshape(mixer.groups, -1)
     return torch.cat([part.reshape(-1) for part in torch.split(grouped, shares, 1)])
+
+
+def _tiled(stored: Stored, dims: Dimensions) -> Tensor:
+    """Return the order that joins the heads of each group of a mixer, where the heads of groups take turns."""
+    mixer = dims.mixer
+    assert mixer is not None
+    parts, first = [], 0
+    for name in stored.sizes:
+        part = torch.arange(first, first + mixer.size(name))
+        if name in ("inner", "heads"):
+            part = part.reshape(mixer.heads // mixer.groups, mixer.groups, -1).swapaxes(0, 1).reshape(-1)
+        parts.append(part)
+        first += mixer.size(name)
+    return torch.cat(parts)
 
 
 def _rotary_first(stored: Stored, count: int, width: int, rotary: int) -> Tensor:

@@ -145,7 +145,9 @@ class Stored:
         either_way: True if some files hold it and others its transpose; the shape tells.
         rotary_last: True if the rotary rows of each head are its last ones; canonically they are the first.
         sizes: The sizes of a mixer (`Mixer.size`) that its rows add up to, in order. If it is ``grouped``, it has a
-            share of each for one group of the mixer after another.
+            share of each for one group of the mixer after another. If it is ``tiled``, what heads have does not stand
+            group by group: the first head of every group comes first, then the second of every group.
+        negative_exp: True if the file holds minus the exponential of what the canonical tensor has.
         layers: The layers that have it: all, those with experts (``routed``), those with an MLP but no experts
             (``dense``), or those with such a part (``attn``, ``mixer``, ``ff``); those with keys of their own
             (``keyed``), and, of these, those whose values have a matrix of their own (``valued``) or are made of what
@@ -156,11 +158,12 @@ class Stored:
     transpose: bool = False
     part: tuple[int, int] = (0, 1)
     alternating: bool = False
-    fused: Literal["", "stacked", "grouped", "quarters", "latent", "expanded", "gated"] = ""
+    fused: Literal["", "stacked", "grouped", "tiled", "quarters", "latent", "expanded", "gated"] = ""
     paired_rows: bool = False
     either_way: bool = False
     rotary_last: bool = False
     sizes: tuple[str, ...] = ()
+    negative_exp: bool = False
     layers: Literal["all", "routed", "dense", "attn", "mixer", "ff", "keyed", "valued", "key_valued"] = "all"
 
     @property

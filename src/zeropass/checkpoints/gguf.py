@@ -59,20 +59,54 @@ class _Tensor:
 MAX_EXPERTS = 4096
 """The number of experts up to which a tensor is taken apart; more of them, in a hostile file, would fill the memory."""
 
-_STACKED = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down))_exps\.weight")
+_STACKED = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down|gate_up))_exps\.weight")
 _ONE_ROW = re.compile(r"blk\.\d+\.ffn_gate_inp_shexp\.weight")
+_KERNELS = re.compile(r"blk\.\d+\.(ssm_conv1d|shortconv\.conv)\.weight")
+_OF_HEADS = re.compile(r"blk\.\d+\.ssm_[ad]")
+_OF_GROUPS = re.compile(r"blk\.\d+\.ssm_norm\.weight")
 
 
 def _shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
     """Return the shape of a tensor by its name, where files differ in a dimension of 1.
 
     ggml does not tell (1, d) from (d,), and converters write the only row of a router and vectors of biases as either.
+    Inside mixers they leave out a dimension of kernels, add one to numbers of heads, and lay gains out by groups.
     """
+    if _KERNELS.fullmatch(name) and len(shape) == 2:
+        return (shape[0], 1, shape[1])
+    if _OF_HEADS.fullmatch(name) and len(shape) == 2 and shape[1] == 1:
+        return shape[:1]
+    if _OF_GROUPS.fullmatch(name):
+        return (math.prod(shape),)
     if _ONE_ROW.fullmatch(name) and len(shape) == 1:
         return (1, *shape)
     if name.endswith(".bias") and len(shape) == 2 and shape[0] == 1:
         return shape[1:]
     return shape
+
+
+MAX_LAYERS = 4096
+"""The number of layers up to which lists of numbers are taken apart."""
+
+_OF_LAYERS: Mapping[str, tuple[int, ...]] = {
+    "xielu.alpha_p": (1,),
+    "xielu.alpha_n": (1,),
+    "xielu.beta": (),
+    "xielu.eps": (),
+}
+"""Keys of the header that list parameters of an activation, a number for each layer, and the shape of each."""
+
+
+def _numbers(metadata: Mapping[str, Any]) -> dict[str, Float32]:
+    """Return the parameters that the header lists, each as a tensor by its layer (``blk.0.xielu.beta``)."""
+    lists = {key: metadata.get(key) for key in _OF_LAYERS}
+    return {
+        f"blk.{layer}.{key}": np.full(_OF_LAYERS[key], number, np.float32)
+        for key, values in lists.items()
+        if isinstance(values, list) and len(values) <= MAX_LAYERS
+        for layer, number in enumerate(values)
+        if isinstance(number, float)
+    }
 
 
 _TURNED = re.compile(r"blk\.\d+\.attn_k_b\.weight")
@@ -99,6 +133,7 @@ class GgufSource(CheckedSource):
     Shapes are in numpy's order (rows first), the reverse of GGUF's. Stacked experts (``blk.0.ffn_up_exps.weight``) are
     given one by one, by the names that files of 2023 have (``blk.0.ffn_up.3.weight``). Matrices with an axis for heads
     (``blk.0.attn_k_b.weight``) have the rows of all heads in a row, (heads d_h, rank), those of keys turned back.
+    Parameters of an activation that the header lists are tensors like others (``blk.0.xielu.beta``).
 
     Args:
         path: The file, or any part of a split one; the other parts are in the same folder.
@@ -123,15 +158,18 @@ class GgufSource(CheckedSource):
         self.metadata: dict[str, Any] = parts[self.files[0]].metadata
         tensors = [tensor for part in parts.values() for tensor in part.tensors.values()]
         self._tensors = {each.name: each for tensor in tensors for each in _experts(tensor)}
+        self._numbers = {name: values for name, values in _numbers(self.metadata).items() if name not in self._tensors}
         if len(self._tensors) < sum(len(_experts(tensor)) for tensor in tensors):
             raise BadModel(f"{path}: it has some experts twice, stacked and one by one.")
 
     def names(self) -> list[str]:
-        """Return the names of all tensors, in the order of the header."""
-        return list(self._tensors)
+        """Return the names of all tensors, in the order of the header, then those of the parameters that it lists."""
+        return [*self._tensors, *self._numbers]
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of a tensor in numpy's order."""
+        if name in self._numbers:
+            return self._numbers[name].shape
         shape = self._find(name).shape
         if len(shape) != 3 or not _BY_HEAD.fullmatch(name):
             return shape
@@ -140,10 +178,12 @@ class GgufSource(CheckedSource):
 
     def dtype(self, name: str) -> str:
         """Return the name of the ggml type (``Q4_1``, ``F32`` …), or ``type 99`` for an unknown number."""
+        if name in self._numbers:
+            return "F32"
         return _type_name(self._find(name).type_id)
 
     def _file(self, name: str) -> str:
-        return self._find(name).file
+        return self.path if name in self._numbers else self._find(name).file
 
     def _find(self, name: str) -> _Tensor:
         if name not in self._tensors:
@@ -151,6 +191,9 @@ class GgufSource(CheckedSource):
         return self._tensors[name]
 
     def _read(self, name: str, rows: slice, columns: slice) -> Float32:
+        if name in self._numbers:
+            values = self._numbers[name]
+            return values[rows].copy() if values.shape else values.copy()
         tensor = self._find(name)
         if len(tensor.shape) < 2:  # a vector may be quantised in blocks, so all of it is decoded
             values = self._decode(tensor, 0, 1).reshape(tensor.shape)

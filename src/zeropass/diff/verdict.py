@@ -79,7 +79,7 @@ def _unrelated(difference: Diff) -> Iterator[str]:
         yield f"Their embeddings are alike (cosine {embedding.cosine:.2f}): neurons and heads may have been reordered."
     yield (
         f"The RMS-relative difference of their blocks is {percent(difference.relative)}, which says nothing of what "
-        "was learned: no words are read from it and no alarm is raised. zeropass align finds what does the same in "
+        "was learned: no words are read from it and its kind is not judged. zeropass align finds what does the same in "
         "both."
     )
 

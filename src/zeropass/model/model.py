@@ -558,8 +558,14 @@ class Model(ShortRepr):
 
     def _entries(self, what: str, name: str) -> Tensor:
         """Return the canonical entries of a stored vector."""
-        values = torch.from_numpy(self.source.rows(name))
-        index = row_index(self._stored(what), what, self.dims)
+        values, stored = torch.from_numpy(self.source.rows(name)), self._stored(what)
+        if stored.negative_exp:
+            if bool((values > 0).any()):
+                raise BadWeights(
+                    f"{self.source.path}: tensor {name} has values above zero, which no rate of decay has."
+                )
+            values = torch.log(-values)
+        index = row_index(stored, what, self.dims)
         return values if index is None else values[index]
 
     def _picked(self, what: str, name: str, start: int, stop: int) -> Float32:

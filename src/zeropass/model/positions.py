@@ -68,7 +68,7 @@ def frequencies(model: Model, layer: int = 0, reach: int = 0) -> Tensor:
     if layer in dims.unrotated:
         return torch.zeros(dims.rotary // 2, device=model.device)
     plain = rope.theta ** (-torch.arange(0, dims.rotary, 2, dtype=torch.float64) / dims.rotary)
-    factors = model.rope_factors
+    factors = model.rope_factors if rope is dims.rope else None  # not for layers with positions of their own
     scaled = _rescaled(plain if factors is None else plain / factors.double().cpu(), rope, reach)
     return (-scaled if model.family.turned_back else scaled).float().to(model.device)
 

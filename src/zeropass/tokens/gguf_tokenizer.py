@@ -22,7 +22,6 @@ UNREAD = {
     "no_vocab": "no tokenizer",
     "rwkv": "RWKV's greedy tokenizer",
     "plamo2": "PLaMo-2's tokenizer",
-    "gemma4": "Gemma 4's tokenizer",
     "hybriddna": "HybridDNA's tokenizer",
 }
 """Other tokenizer models of llama.cpp (src/llama-vocab.cpp)."""
@@ -39,6 +38,7 @@ def gguf_spec(metadata: Mapping[str, Any], path: str) -> tuple[Spec, str]:
         "llama": _sentencepiece_spec,
         "bert": _wordpiece_spec,
         "t5": _unigram_spec,
+        "gemma4": _gemma4_spec,
     }
     model = metadata.get("tokenizer.ggml.model")
     if model not in builders:
@@ -116,6 +116,19 @@ def _sentencepiece_spec(metadata: Mapping[str, Any], tokens: list[str], types: l
     model = _bpe(merges, byte_fallback=True, unk_token=unknown) | {"fuse_unk": True}
     decoder = {"type": "Sequence", "decoders": [replace | {"pattern": {"String": SPIECE}, "content": " "}]}
     return _spec(tokens, types, model, normalizer=spaces, decoder=decoder), ""
+
+
+def _gemma4_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:
+    """Merge characters of runs with and without line breaks, whose spaces are ``▁`` (LLAMA_VOCAB_PRE_TYPE_GEMMA4)."""
+    cuts = ((merge, merge.find(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges") or [])
+    merges, pieces = [[merge[:cut], merge[cut + 1 :]] for merge, cut in cuts], set(tokens)
+    merges = [pair for pair in merges if {*pair, "".join(pair)} <= pieces]
+    spaces = {"type": "Replace", "pattern": {"String": " "}, "content": SPIECE}
+    runs = {"type": "Split", "pattern": {"Regex": "\\n+"}, "behavior": "Isolated", "invert": False}
+    unknown = next((t for i, t in enumerate(tokens) if types[i] == _UNKNOWN), None)
+    model = _bpe(merges, byte_fallback=True, unk_token=unknown) | {"fuse_unk": True}
+    decoder = {"type": "Replace", "pattern": {"String": SPIECE}, "content": " "}
+    return _spec(tokens, types, model, normalizer=spaces, pre_tokenizer=runs, decoder=decoder), ""
 
 
 def _unigram_spec(metadata: Mapping[str, Any], tokens: list[str], types: list[int]) -> tuple[Spec, str]:

@@ -7,6 +7,7 @@ from zeropass.arch.families.encoders import FAMILIES as OTHER_ENCODERS
 from zeropass.arch.families.experts import FAMILIES as EXPERTS
 from zeropass.arch.families.gemma import FAMILIES as GEMMAS
 from zeropass.arch.families.gguf_experts import FAMILIES as GGUF_EXPERTS
+from zeropass.arch.families.gguf_hybrids import FAMILIES as GGUF_HYBRIDS
 from zeropass.arch.families.gguf_seq2seq import FAMILIES as GGUF_ENCODERS
 from zeropass.arch.families.gpt import FAMILIES as GPTS
 from zeropass.arch.families.hybrids import FAMILIES as HYBRIDS
@@ -29,6 +30,7 @@ FAMILIES: tuple[Family, ...] = (
     *LATENT,
     *HYBRIDS,
     *GGUF_EXPERTS,
+    *GGUF_HYBRIDS,
     *GPTS,
     *ENCODERS,
     *OTHER_ENCODERS,

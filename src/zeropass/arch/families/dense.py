@@ -76,6 +76,15 @@ MINISTRAL3 = replace(
             config={**PLAIN_HF.config, **GROWTH},
             defaults={"head_dim": 128, "rope": _MINISTRAL3_ROPE},
         ),
+        gguf(
+            "mistral3",
+            GGUF_PAIRED,
+            keys={
+                "growth": ("attention.temperature_scale",),
+                "growth_length": ("rope.scaling.original_context_length",),
+            },
+            constants={"yarn_multiplied": 1},
+        ),
     ),
 )
 
@@ -131,6 +140,7 @@ EXAONE = replace(
             },
             unread=(r"h\.\d+\.attn\.attention\.rotary\.inv_freq",),
         ),
+        gguf("exaone", without=LINEAR_BIASES, optional=()),
     ),
     config={"activation": "silu", "rope_theta": 500000.0},
 )
@@ -156,6 +166,7 @@ HUNYUAN_DENSE = replace(
             constants={"ntk_alpha": True},
             harmless=_HUNYUAN_KEYS,
         ),
+        gguf("hunyuan-dense", GGUF_QK_NORMS),  # with the stretched base
     ),
     when={"use_qk_norm": (True, None), "use_cla": (False, None), "norm_type": ("rms", None)},
 )
@@ -195,6 +206,13 @@ _APERTUS_ROPE = {
     "original_max_position_embeddings": 8192,
 }
 _XIELU = LAYER + "mlp.act_fn."
+_APERTUS_GGUF = {
+    "key": GGUF_UP_DOWN["key"],
+    "xielu_above": Stored(BLK + "xielu.alpha_p"),
+    "xielu_below": Stored(BLK + "xielu.alpha_n"),
+    "xielu_slope": Stored(BLK + "xielu.beta"),
+    "xielu_bound": Stored(BLK + "xielu.eps"),
+}
 APERTUS = replace(
     LLAMA,
     name="apertus",
@@ -219,6 +237,7 @@ APERTUS = replace(
             },
             defaults={"rope": _APERTUS_ROPE},
         ),
+        gguf("apertus", {**GGUF_QK_NORMS, **_APERTUS_GGUF}, without=(*LINEAR_BIASES, *NO_GATE), optional=()),
     ),
     config={"activation": "xielu", "rope_theta": 12e6},
     when={"hidden_act": ("xielu", None), "qk_norm": (True, None), "post_norm": (False, None)},
@@ -398,6 +417,28 @@ GLM = replace(
         ),
     ),
     config={"activation": "silu", "rotary_share": 0.5},
+)
+_WITHOUT_OUTER_BIASES = ("o_bias", *MLP_BIASES, "rope_factors")
+CHATGLM = replace(
+    GLM, layouts=(gguf("chatglm", {**GGUF_PAIRED, **GGUF_GATE_UP}, without=_WITHOUT_OUTER_BIASES, optional=QKV_BIASES),)
+)
+_CHATGLM_FUSED = {
+    what: replace(stored, paired_rows=what in GGUF_PAIRED)
+    for what, stored in fused_qkv(BLK + "attn_qkv", "stacked").items()
+}
+CHATGLM_FUSED = replace(  # as the converter makes them of ChatGLM's own files
+    GLM,
+    layouts=(
+        replace(
+            gguf(
+                "chatglm",
+                {**_CHATGLM_FUSED, **GGUF_GATE_UP},
+                without=_WITHOUT_OUTER_BIASES,
+                optional=QKV_BIASES,
+            ),
+            only_with="blk.0.attn_qkv.weight",
+        ),
+    ),
 )
 GLM4 = replace(
     GLM,
@@ -716,6 +757,8 @@ FAMILIES = (
     OLMO3,
     EXAONE4,
     GLM,
+    CHATGLM,
+    CHATGLM_FUSED,
     GLM4,
     GLM4V,
     GLM_OCR,

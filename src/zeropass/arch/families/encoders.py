@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from zeropass.arch.families.bert import BERT, ROBERTA
+from zeropass.arch.families.parts import BLK, LAYER_NORM_KEYS, LINEAR_BIASES, gguf
 from zeropass.arch.spec import Family, Layout, Stored, fused_qkv, modules, weight_and_bias
 
 _BERT_HF, _ROBERTA_HF = BERT.layouts[0], ROBERTA.layouts[0]
@@ -17,6 +18,18 @@ _XLM_HARMLESS = (
     r"sinusoidal_embeddings|embed_init_std|n_words|(bos|eos|pad|unk|mask)_index|(start|end)_n_top",
 )
 
+_NOMIC_GGUF = gguf(
+    "nomic-bert",
+    {
+        "types": Stored("token_types.weight"),
+        **weight_and_bias("embed_norm", "token_embd_norm"),
+        **modules(BLK, attn_norm="attn_output_norm", ff_norm="layer_output_norm"),
+        **dict.fromkeys("qkv", Stored(BLK + "attn_qkv.weight", fused="stacked")),
+    },
+    keys=LAYER_NORM_KEYS,
+    without=("unembedding", "final_norm", "rope_factors", *LINEAR_BIASES),
+    optional=("types",),
+)
 _NOMIC = "encoder.layers.{layer}."
 NOMIC_BERT = replace(
     BERT,
@@ -49,9 +62,10 @@ NOMIC_BERT = replace(
             unread=(*_BERT_HF.unread, r"\^cls\.predictions\.transform\.layer_norm\.weight"),
             defaults={"rope_theta": 1000.0},
         ),
+        _NOMIC_GGUF,
     ),
     config={"activation": "silu", "eps": 1e-12},
-    when={"n_embd": (None,)},
+    when={"n_embd": (None,), "nomic-bert.attention.causal": (False, None)},
 )
 # As the model's own code, and with it the published files, spell the configuration.
 NOMIC_BERT_PUBLISHED = replace(

@@ -3,7 +3,19 @@
 from dataclasses import replace
 
 from zeropass.arch.families.llama import GEMMA3
-from zeropass.arch.families.parts import LAYER, MLP, OUTER, PLAIN_ATTENTION, QK_NORMS
+from zeropass.arch.families.parts import (
+    BLK,
+    GGUF_POST_NORMS,
+    GGUF_QK_NORMS,
+    GGUF_TENSORS,
+    LAYER,
+    MLP,
+    OUTER,
+    PLAIN_ATTENTION,
+    QK_NORMS,
+    gguf,
+    renamed,
+)
 from zeropass.arch.spec import KEYS_AS_VALUES, Stored
 
 _KEYS, _KEY_NORM = PLAIN_ATTENTION["k"], QK_NORMS["k_norm"]
@@ -152,4 +164,99 @@ GEMMA4_UNIFIED = replace(
     when={**_PLAIN, "hidden_size_per_layer_input": (0, None)},
 )
 
-FAMILIES = (GEMMA4_PLAIN, GEMMA4, GEMMA4_MOE, GEMMA4_UNIFIED)
+_NAMES = {
+    **{what: stored.name for what, stored in {**GGUF_TENSORS, **GGUF_QK_NORMS, **GGUF_POST_NORMS}.items()},
+    **{f"dense_{role}": GGUF_TENSORS[role].name for role in MLP},
+    KEYS_AS_VALUES: GGUF_TENSORS["k"].name,
+    "ple_in": BLK + "inp_gate.weight",
+    "ple_out": BLK + "proj.weight",
+    "ple_post_norm": BLK + "post_norm.weight",
+    "ple_table": "per_layer_token_embd.weight",
+    "ple_context": "per_layer_model_proj.weight",
+    "ple_context_norm": "per_layer_proj_norm.weight",
+    "layer_scalar": BLK + "layer_output_scale.weight",
+}
+_EXPERT_NAMES = {
+    "router": BLK + "ffn_gate_inp.weight",
+    "ff_router_norm": BLK + "ffn_gate_inp.scale",
+    "value": BLK + "ffn_down.{expert}.weight",
+    "expert_scale": BLK + "ffn_down_exps.scale",
+    **{f"shared_{role}": GGUF_TENSORS[role].name for role in MLP},
+    "ff_shared_norm": BLK + "ffn_norm.weight",
+    "ff_shared_post_norm": BLK + "post_ffw_norm_1.weight",
+    "ff_routed_norm": BLK + "pre_ffw_norm_2.weight",
+    "ff_routed_post_norm": BLK + "post_ffw_norm_2.weight",
+}
+_KEYS_OF = {  # llama.cpp states the sizes of layers without a window first, those of the others as ``_swa``
+    "head_dim": ("attention.key_length_swa",),
+    "wide_head_dim": ("attention.key_length",),
+    "wide_kv_heads": ("attention.head_count_kv",),
+    "rotary": ("rope.dimension_count_swa",),
+    "local_every": (),
+    "sharing": ("attention.shared_kv_layers",),
+    "layer_neurons": ("feed_forward_length",),
+}
+_GGUF = replace(
+    gguf("gemma4", keys=_KEYS_OF),
+    tensors={"rope_factors": GGUF_TENSORS["rope_factors"], **renamed(_HF.tensors, _NAMES)},
+    optional=("unembedding",),
+    unread=(r"blk\.\d+\.attn_(k|v|k_norm)\.weight",),  # as in safetensors
+    constants={
+        "rotary_share": 1.0,
+        "local_rope_theta": 10000.0,
+        "kinds_required": True,
+        "keys_are_values": True,
+        "value_tensor": GGUF_TENSORS["v"].name,
+    },
+    harmless=(r"attention\.value_length_swa",),
+)
+_NO_PLE = {"gemma4.embedding_length_per_layer_input": (0,)}
+GEMMA4_PLAIN_GGUF = replace(GEMMA4_PLAIN, layouts=(_GGUF,), when=_NO_PLE)
+GEMMA4_GGUF = replace(
+    GEMMA4,
+    layouts=(
+        replace(
+            _GGUF,
+            config={**_GGUF.config, "ple": ("gemma4.embedding_length_per_layer_input",)},
+            tensors={**_GGUF.tensors, **renamed(_EMBEDDINGS, _NAMES)},
+            only_with="per_layer_token_embd.weight",
+        ),
+    ),
+    when={},
+)
+_MOE_HF = GEMMA4_MOE.layouts[0]
+_JOINT = BLK + "ffn_gate_up.{expert}.weight"
+GEMMA4_MOE_GGUF = replace(
+    GEMMA4_MOE,
+    layouts=(
+        replace(
+            _GGUF,
+            config={
+                **_GGUF.config,
+                "neurons": ("gemma4.expert_feed_forward_length",),
+                "shared_neurons": ("gemma4.feed_forward_length",),
+                "experts": ("gemma4.expert_count",),
+                "experts_used": ("gemma4.expert_used_count",),
+            },
+            tensors={
+                **{what: stored for what, stored in _GGUF.tensors.items() if what not in _ONE_MLP},
+                **renamed(_MOE_HF.tensors, _EXPERT_NAMES),
+                "gate": replace(_MOE_HF.tensors["gate"], name=_JOINT),
+                "up": replace(_MOE_HF.tensors["up"], name=_JOINT),
+            },
+            gains=_MOE_HF.gains,
+            only_with="blk.0.ffn_gate_inp.weight",
+        ),
+    ),
+    when=_NO_PLE,
+)
+
+FAMILIES = (
+    GEMMA4_PLAIN,
+    GEMMA4,
+    GEMMA4_MOE,
+    GEMMA4_UNIFIED,
+    GEMMA4_PLAIN_GGUF,
+    GEMMA4_GGUF,
+    GEMMA4_MOE_GGUF,
+)

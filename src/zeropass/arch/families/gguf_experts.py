@@ -11,17 +11,19 @@ from zeropass.arch.families.experts import (
     GPT_OSS,
     GRANITEMOE,
     GRANITEMOE_SHARED,
+    HUNYUAN_MOE,
     MINIMAX_M2,
     MIXTRAL,
     OLMOE,
     PHIMOE,
     QWEN2_MOE,
     QWEN3_MOE,
+    QWEN3_VL_MOE,
     routed,
     share,
 )
-from zeropass.arch.families.latent import DEEPSEEK_V3
-from zeropass.arch.families.llama import PHI3
+from zeropass.arch.families.latent import DEEPSEEK_V3, GLM_MOE_DSA, MINICPM3, MISTRAL4
+from zeropass.arch.families.llama import LLAMA, PHI3
 from zeropass.arch.families.parts import (
     BLK,
     GGUF_LAYER_NORMS,
@@ -32,7 +34,7 @@ from zeropass.arch.families.parts import (
     GRANITE_GGUF_FACTORS,
     gguf,
 )
-from zeropass.arch.families.sigmoid_experts import AFMOE
+from zeropass.arch.families.sigmoid_experts import AFMOE, EXAONE_MOE, LLAMA4, LLAMA4_BARE
 from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
 
 _GATED = {role: GGUF_TENSORS[role] for role in ("gate", "up", "value")}
@@ -107,6 +109,10 @@ QWEN3_MOE_GGUF = replace(
             harmless=_DENSE_SIZE,
         ),
     ),
+)
+QWEN3_VL_MOE_GGUF = replace(
+    QWEN3_VL_MOE,
+    layouts=(_layout("qwen3vlmoe", {**GGUF_QK_NORMS, **_EXPERTS}, _OWN_SIZE, harmless=_DENSE_SIZE),),
 )
 QWEN2_MOE_GGUF = replace(
     QWEN2_MOE,
@@ -248,6 +254,32 @@ AFMOE_GGUF = replace(
     ),
 )
 
+EXAONE_MOE_GGUF = replace(
+    EXAONE_MOE,
+    when={"exaone-moe.expert_gating_func": (_SIGMOID,)},
+    layouts=(
+        _layout(
+            "exaone-moe",
+            {**GGUF_QK_NORMS, **_SOME_DENSE},
+            {**_SIGMOID_KEYS, "beyond": ("nextn_predict_layers",)},
+            constants={"beyond_counted": True, "kinds_required": True, "only_local_rotated": "always"},
+            harmless=("expert_shared_feed_forward_length",),
+        ),
+    ),
+)
+HUNYUAN_MOE_GGUF = replace(
+    HUNYUAN_MOE,
+    when={},
+    layouts=(
+        _layout(
+            "hunyuan-moe",
+            {**GGUF_QK_NORMS, **_EXPERTS, **share("shared", _SHARED)},
+            {**_OWN_SIZE, "shared_neurons": ("expert_shared_feed_forward_length",)},
+            harmless=(*_DENSE_SIZE, "expert_shared_count"),
+        ),
+    ),
+)
+
 _LATENT_KEYS = {
     **_SIGMOID_KEYS,
     "kv_heads": ("attention.head_count",),  # files count the one latent that all heads share
@@ -272,16 +304,21 @@ _LATENT_KV = {
 }
 
 
+_NOT_LATENT = ("q", "k", "v", "q_bias", "k_bias", "v_bias", "o_bias")
+_LATENT_CONSTANTS = {"latent_eps": 1e-6, "router_normed": False, "rotary_share": None}
+_OF_ONE_LATENT = r"attention\.(head_count_kv|key_length)"
+
+
 def _deepseek2(queries: Mapping[str, Stored], only_with: str = "") -> Family:
     """Return the record of files of DeepSeek-V3 and of models built like it."""
     layout = _layout(
         "deepseek2",
         {**queries, **_LATENT_KV, **_SOME_DENSE},
         _LATENT_KEYS,
-        constants={"latent_eps": 1e-6, "router_normed": False, "rotary_share": None},
-        harmless=(r"attention\.(head_count_kv|key_length)",),
+        constants=_LATENT_CONSTANTS,
+        harmless=(_OF_ONE_LATENT,),
         only_with=only_with,
-        without=("q", "k", "v", "q_bias", "k_bias", "v_bias", "o_bias"),
+        without=_NOT_LATENT,
     )
     # what a silent configuration of Hugging Face stands for, a silent file does not
     values = {"activation": "silu", "router_sigmoid": True}
@@ -292,11 +329,127 @@ def _deepseek2(queries: Mapping[str, Stored], only_with: str = "") -> Family:
 DEEPSEEK2 = _deepseek2(_LATENT_QUERIES, only_with="blk.0.attn_q_a.weight")
 DEEPSEEK2_DIRECT = _deepseek2(_DIRECT_QUERIES)
 
+GLM_DSA = replace(
+    GLM_MOE_DSA,
+    layouts=(
+        replace(
+            _layout(
+                "glm-dsa",
+                {**_LATENT_QUERIES, **_LATENT_KV, **_SOME_DENSE},
+                {**_LATENT_KEYS, "beyond": ("nextn_predict_layers",), "indexed_keys": ("attention.indexer.top_k",)},
+                constants={**_LATENT_CONSTANTS, "beyond_counted": True},
+                harmless=(
+                    _OF_ONE_LATENT,
+                    r"attention\.indexer\.(head_count|key_length|types|top_k_frequency|skip_top_k_offset)",
+                ),
+                without=_NOT_LATENT,
+            ),
+            unread=(
+                *DEEPSEEK2.layouts[0].unread,
+                r"blk\.\d+\.indexer\.((proj|attn_k|attn_q_b)\.weight|k_norm\.(weight|bias))",
+            ),
+        ),
+    ),
+    config={"activation": "silu", "router_sigmoid": True},
+    when={"glm-dsa.expert_gating_func": (_SIGMOID,)},
+)
+
+_JOINT = Stored(BLK + "ffn_gate_up.{expert}.weight", layers="routed")
+_TENTH = 0.10000000149011612
+"""A tenth as a float of 32 bits: for another ``mscale_all_dim`` than one, llama.cpp computes something of its own."""
+
+MISTRAL4_GGUF = replace(
+    MISTRAL4,
+    layouts=(
+        _layout(
+            "mistral4",
+            {
+                **_LATENT_QUERIES,
+                **_LATENT_KV,
+                **{what: stored for what, stored in _SOME_DENSE.items() if what != "router_correction"},
+                "gate": replace(_JOINT, part=(0, 2)),
+                "up": replace(_JOINT, part=(1, 2)),
+            },
+            _LATENT_KEYS,
+            constants=_LATENT_CONSTANTS,
+            harmless=(_OF_ONE_LATENT,),
+            without=_NOT_LATENT,
+        ),
+    ),
+    config={"activation": "silu"},
+    when={
+        "mistral4.expert_gating_func": (_SOFTMAX, None),
+        "mistral4.rope.scaling.type": ("yarn",),
+        "mistral4.rope.scaling.yarn_log_multiplier": (_TENTH,),
+    },
+)
+
+_EXPANDED = Stored(BLK + "attn_kv_b.weight", fused="expanded")
+MINICPM3_GGUF = replace(
+    MINICPM3,
+    layouts=(
+        replace(
+            gguf(
+                "minicpm3",
+                {
+                    **{what: replace(stored, paired_rows=False) for what, stored in _LATENT_QUERIES.items()},
+                    **{what: replace(stored, paired_rows=False) for what, stored in _LATENT_KV.items()},
+                    "k_up": _EXPANDED,
+                    "v_up": _EXPANDED,
+                },
+                {
+                    "head_dim": (),
+                    "joint": ("attention.key_length",),
+                    "q_latent": _LATENT_KEYS["q_latent"],
+                    "kv_latent": _LATENT_KEYS["kv_latent"],
+                },
+                without=(*_NOT_LATENT, *_NO_BIASES),
+                optional=(),
+                # no key has these: llama.cpp knows one model
+                constants={"values_fill_d": True, "latent_eps": 1e-6, "rotary_share": None}
+                | {"embed_scale": 12, "residual_depth": 1.4, "logit_width": 256},
+            ),
+            unread=PHI3.layouts[1].unread,
+        ),
+    ),
+    when={},
+)
+
+_LLAMA4 = _layout(
+    "llama4",
+    {**GGUF_PAIRED, **routed(_EXPERTS), **share("shared", _SHARED), **share("dense", _GATED)},
+    {
+        **_OWN_SIZE,
+        **dict.fromkeys(("window", "layer_kinds", "local_every"), ()),
+        "dense_neurons": ("feed_forward_length",),
+        "shared_neurons": ("expert_feed_forward_length",),
+        "routed_every": ("interleave_moe_layer_step",),
+    },
+    constants={  # all that llama.cpp knows (llama_model_llama4::load_arch_hparams)
+        **{"window": 8192, "chunked": True, "only_rotated_local": True, "unrotated_every": 4},
+        **{"growth": 0.1, "growth_length": 8192, "growth_first": 1, "only_unrotated_grow": True},
+    },
+)
+_WINDOWED = {"llama4.attention.sliding_window": (None,), "llama4.attention.sliding_window_pattern": (None, 4)}
+LLAMA4_GGUF = replace(
+    LLAMA4,
+    layouts=(_LLAMA4,),
+    config={**LLAMA.config, "router_sigmoid": True},
+    when={**_WINDOWED, "llama4.expert_count": (16,)},
+)
+LLAMA4_BARE_GGUF = replace(
+    LLAMA4_BARE,
+    layouts=(_LLAMA4,),
+    config={**LLAMA.config, "router_sigmoid": True},
+    when={**_WINDOWED, "llama4.expert_count": (128,)},
+)
+
 FAMILIES = (
     DEEPSEEK2,
     DEEPSEEK2_DIRECT,
     MIXTRAL_GGUF,
     QWEN3_MOE_GGUF,
+    QWEN3_VL_MOE_GGUF,
     QWEN2_MOE_GGUF,
     OLMOE_GGUF,
     DOTS1_GGUF,
@@ -309,4 +462,11 @@ FAMILIES = (
     PHIMOE_GGUF,
     GPT_OSS_GGUF,
     AFMOE_GGUF,
+    EXAONE_MOE_GGUF,
+    HUNYUAN_MOE_GGUF,
+    MINICPM3_GGUF,
+    GLM_DSA,
+    MISTRAL4_GGUF,
+    LLAMA4_GGUF,
+    LLAMA4_BARE_GGUF,
 )

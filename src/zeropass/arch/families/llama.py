@@ -219,13 +219,31 @@ GEMMA3 = replace(
     model_types=("gemma3_text", "gemma3"),
     qk_norm="head",
     layouts=(_GEMMA3_HF, _GEMMA3_GGUF),
-    when=_CAUSAL_ONLY,
+    when={**_CAUSAL_ONLY, "general.architecture": (None, "gemma3")},
 )
 GEMMA3_BOTH_WAYS = replace(
     GEMMA3,
     causal=False,
     layouts=(replace(_GEMMA3_HF, constants={**_GEMMA3_HF.constants, "window_of_both_sides": True}),),
     when={"use_bidirectional_attention": (True,)},
+)
+GEMMA_EMBEDDING = replace(
+    GEMMA3_BOTH_WAYS,
+    layouts=(
+        replace(
+            gguf(
+                "gemma-embedding",
+                {**GGUF_POST_NORMS, **GGUF_QK_NORMS},
+                constants={**_GEMMA3_GGUF.constants, "window_of_both_sides": True},
+            ),
+            unread=(r"dense_[23]\.weight",),  # of what stands for an entire text
+            harmless=(r"dense_[23]_feat_(in|out)",),
+        ),
+    ),
+    when={
+        "general.architecture": ("gemma-embedding",),
+        "gemma-embedding.attention.causal": (None, False),
+    },
 )
 
 # The 27B models divide by √(d / heads) instead of √d_h. No GGUF key says so: llama.cpp decides by the number of layers.
@@ -295,6 +313,7 @@ FAMILIES = (
     GEMMA3_27B,
     GEMMA3,
     GEMMA3_BOTH_WAYS,
+    GEMMA_EMBEDDING,
     PHI3,
     PHI4_MULTIMODAL,
     OLMO,

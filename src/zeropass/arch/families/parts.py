@@ -220,6 +220,11 @@ def gguf(
     )
 
 
+def renamed(tensors: Mapping[str, Stored], names: Mapping[str, str]) -> dict[str, Stored]:
+    """Return tensors under other names, each by itself; those without one are left out."""
+    return {what: replace(stored, name=names[what], part=(0, 1)) for what, stored in tensors.items() if what in names}
+
+
 GGUF_QK_NORMS = {"q_norm": Stored(BLK + "attn_q_norm.weight"), "k_norm": Stored(BLK + "attn_k_norm.weight")}
 GGUF_POST_NORMS = {
     "attn_post_norm": Stored(BLK + "post_attention_norm.weight"),
