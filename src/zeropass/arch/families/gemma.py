@@ -38,8 +38,8 @@ _HF = replace(
         "sharing": ("num_kv_shared_layers",),
         "wider_sharing": ("use_double_wide_mlp",),
         "keys_are_values": ("attention_k_eq_v",),
-        "wide_head_dim": ("global_head_dim",),
-        "wide_kv_heads": ("num_global_key_value_heads",),
+        "global_head_dim": ("global_head_dim",),
+        "key_valued_kv_heads": ("num_global_key_value_heads",),
         "layer_sizes": ("per_layer_config",),
     },
     tensors={
@@ -58,7 +58,7 @@ _HF = replace(
     defaults={
         "window": 512,
         "head_dim": 256,
-        "wide_head_dim": 512,
+        "global_head_dim": 512,
         "rope": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
