@@ -25,6 +25,8 @@ _GQA = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2}
 _WIDE = _GQA | {"head_dim": 8, "rms_norm_eps": 1e-2}
 _BIASED = _WIDE | {"attention_bias": True}
 _THREE = _SIZES | {"num_attention_heads": 3, "layer_norm_eps": 1e-2}
+_COHERE_MOE = _GQA | {"head_dim": 8, "layer_norm_eps": 1e-2, "sliding_window": 3, "num_experts": 5}
+_COHERE_MOE |= {"intermediate_size": 16, "tie_word_embeddings": False, "rope_theta": 50.0}
 _GEMMA = _BIASED | {"query_pre_attn_scalar": 5, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 4.0}
 _TWO_ROPES = {
     "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
@@ -691,6 +693,21 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GQA
         | {"head_dim": 8, "layer_norm_eps": 1e-2, "attention_bias": True, "sliding_window": 3}
         | {"layer_types": ["sliding_attention", "full_attention"], "tie_word_embeddings": False},
+    ),
+    "cohere2_moe": (
+        "Cohere2MoeForCausalLM",
+        "Cohere2MoeConfig",
+        _COHERE_MOE
+        | {"num_hidden_layers": 3, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse"], "prefix_dense_intermediate_size": 20}
+        | {"num_shared_experts": 2, "expert_selection_fn": "sigmoid", "attention_bias": True},
+    ),
+    "cohere2_moe-rms": (
+        "Cohere2MoeForCausalLM",
+        "Cohere2MoeConfig",
+        _COHERE_MOE
+        | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "dense"]}
+        | {"rms_norm_eps": 1e-2, "prefix_dense_sliding_window_pattern": 2},
     ),
     "arcee": ("ArceeForCausalLM", "ArceeConfig", _BIASED | {"mlp_bias": True}),
     "nemotron": (

@@ -237,7 +237,11 @@ def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
     if len(gave) == 3:
         logits, weights, experts = gave
         dims = case.model.dims  # these multiply behind the experts
-        factors = {"openai_privacy_filter": dims.experts_used, "laguna": dims.router_scale}
+        factors = {
+            "openai_privacy_filter": dims.experts_used,
+            "laguna": dims.router_scale,
+            "cohere2_moe": dims.router_scale,
+        }
         return logits, weights * factors.get(case.model.family.name, 1), experts
     shares, logits = gave  # Llama 4 gives the weights of all experts
     return (logits, *shares.topk(case.model.dims.experts_used))
@@ -782,6 +786,7 @@ SPOILS: dict[str, Spoil] = {
         with_dims(m, router_groups_used=m.dims.router_groups) if m.dims.router_groups > 1 else None
     ),
     "no router scale": other_constant("router_scale", 1.0),
+    "shared expert in full": other_constant("shared_weight", 1.0),
     "shared expert without its gate": without("shared_router"),
     "shared and routed swapped": swapped("shared_gate", "shared_up"),
     "dense gate and up swapped": swapped("dense_gate", "dense_up"),

@@ -139,6 +139,8 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     if reader.value("wider_sharing"):
         dense = tuple(layer for layer, other in enumerate(kv_layers) if other != layer)
         sizes["dense_neurons"] = 2 * sizes["neurons"] if dense else 0
+    unrotated = reader.unrotated(sizes["layers"], local) if family.rotary else ()
+    averaged = 0.5 if sizes["shared_neurons"] and reader.value("sharing_of_experts") == "average" else 1.0
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     dims = Dimensions(
         **sizes,
@@ -164,12 +166,13 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         local=local,
         chunked=bool(local and reader.value("chunked")),
         local_rope=local_rope,
-        unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
+        unrotated=tuple(layer for layer in unrotated if not (layer in dense and reader.value("dense_rotated") == 1)),
         dense=dense,
         beyond=reader.count("beyond"),
-        router_sigmoid=bool(reader.value("router_sigmoid")),
+        router_sigmoid=reader.value("router_sigmoid") in (True, "sigmoid"),
         router_jitter=reader.number("router_jitter"),
-        router_scale=reader.number("router_scale") or 1.0,
+        router_scale=(reader.number("router_scale") or 1.0) * averaged,
+        shared_weight=averaged,
         distance_reach=reader.unless_minus_one("distance_reach") or reader.size("longest_text") or 0,
         distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
@@ -287,7 +290,7 @@ def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
 
 def _shared_neurons(reader: "_Reader", neurons: int) -> int:
     """Return the neurons of the expert that every token goes through: stated, or so many times those of another."""
-    return reader.count("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
+    return reader.count("shared_neurons") or neurons * reader.count("shared_experts")
 
 
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:

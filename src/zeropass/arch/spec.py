@@ -146,10 +146,11 @@ class Stored:
         rotary_last: True if the rotary rows of each head are its last ones; canonically they are the first.
         sizes: The sizes of a mixer (`Mixer.size`) that its rows add up to, in order. If it is ``grouped``, it has a
             share of each for one group of the mixer after another.
-        layers: The layers that have it: all, those with experts (``routed``), those with an MLP but no experts
-            (``dense``), or those with such a part (``attn``, ``mixer``, ``ff``); those with a window (``local``);
-            those with keys of their own (``keyed``), and, of these, those whose values have a matrix of their own
-            (``valued``) or are made of what their keys are (``key_valued``).
+        layers: The layers that have it: all, those with experts (``routed``), and these only where there is a shared
+            one (``shared``), those with an MLP but no experts (``dense``), or those with such a part (``attn``,
+            ``mixer``, ``ff``); those with a window (``local``); those with keys of their own (``keyed``), and, of
+            these, those whose values have a matrix of their own (``valued``) or are made of what their keys are
+            (``key_valued``).
     """
 
     name: str
@@ -161,7 +162,9 @@ class Stored:
     either_way: bool = False
     rotary_last: bool = False
     sizes: tuple[str, ...] = ()
-    layers: Literal["all", "routed", "dense", "attn", "mixer", "ff", "local", "keyed", "valued", "key_valued"] = "all"
+    layers: Literal[
+        "all", "routed", "shared", "dense", "attn", "mixer", "ff", "local", "keyed", "valued", "key_valued"
+    ] = "all"
 
     @property
     def whole(self) -> bool:
@@ -561,6 +564,7 @@ class Dimensions(ShortRepr):
         router_jitter: Half the distance, relative to its logit, at which others count with an expert that a sparse
             mixer chooses; None for a router of another kind.
         router_scale: The factor of the weights of the chosen experts.
+        shared_weight: The weight of the expert that every token goes through, where it has no gate.
         longest: Number of positions of a model that computes them; None for any number.
         head_dim: Width of a head's queries and keys.
         value_dim: Width of a head's values; 0 where it is that of its queries.
@@ -642,6 +646,7 @@ class Dimensions(ShortRepr):
     router_group_best: int = 2
     router_jitter: float | None = None
     router_scale: float = 1.0
+    shared_weight: float = 1.0
     distance_reach: int = 0
     distance_buckets: int = 0
     gate_limit: float | None = None
@@ -834,6 +839,8 @@ def names_of(stored: Stored, layer: int, dims: Dimensions) -> tuple[str, ...]:
         present = dims.has_site(stored.layers, layer)
     elif stored.layers == "local":
         present = layer in dims.local
+    elif stored.layers == "shared":
+        present = dims.shared_neurons > 0 and layer not in dims.dense
     elif stored.layers in ("keyed", "valued", "key_valued"):
         own, wanted = dims.kv_layer(layer) == layer, stored.layers
         present = own and (wanted == "keyed" or (wanted == "key_valued") == (layer in dims.key_valued))

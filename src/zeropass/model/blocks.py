@@ -642,7 +642,8 @@ class Block:
         share = self._shares(logits) if dims.router_jitter is None else self._mixed(logits, dims.router_jitter)
         if not dims.shared_neurons:
             return share
-        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else torch.ones_like(share[..., :1])), -1)
+        plain = torch.full_like(share[..., :1], dims.shared_weight)
+        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else plain), -1)
 
     def _shares(self, logits: Tensor) -> Tensor:
         """Return the weights of routed experts by their scores."""

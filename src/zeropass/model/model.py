@@ -82,6 +82,7 @@ _DEFAULTS = {
     "router_groups_used": 1,
     "router_group_best": 2,
     "router_scale": 1.0,
+    "shared_weight": 1.0,
     "value_dim": 0,
     "gate_dim": 0,
     "q_latent": 0,
