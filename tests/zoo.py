@@ -25,11 +25,18 @@ _GQA = _SIZES | {"num_attention_heads": 4, "num_key_value_heads": 2}
 _WIDE = _GQA | {"head_dim": 8, "rms_norm_eps": 1e-2}
 _BIASED = _WIDE | {"attention_bias": True}
 _THREE = _SIZES | {"num_attention_heads": 3, "layer_norm_eps": 1e-2}
+_COHERE_MOE = _GQA | {"head_dim": 8, "layer_norm_eps": 1e-2, "sliding_window": 3, "num_experts": 5}
+_COHERE_MOE |= {"intermediate_size": 16, "tie_word_embeddings": False, "rope_theta": 50.0}
 _GEMMA = _BIASED | {"query_pre_attn_scalar": 5, "attn_logit_softcapping": 20.0, "final_logit_softcapping": 4.0}
 _TWO_ROPES = {
     "full_attention": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0},
     "sliding_attention": {"rope_type": "default", "rope_theta": 50.0},
 }
+_TWO_SHARES = {
+    "full_attention": {"rope_type": "yarn", "rope_theta": 500.0, "factor": 4.0, "partial_rotary_factor": 0.5},
+    "sliding_attention": {"rope_type": "default", "rope_theta": 50.0, "partial_rotary_factor": 1.0},
+}
+_TWO_SHARES["full_attention"]["original_max_position_embeddings"] = 64
 _GEMMA4 = _WIDE | {"global_head_dim": 12, "sliding_window": 3, "final_logit_softcapping": 4.0}
 _GEMMA4 |= {"rope_parameters": {"full_attention": {"rope_type": "proportional", "rope_theta": 500.0}}}
 _GEMMA4["rope_parameters"]["full_attention"]["partial_rotary_factor"] = 0.5
@@ -571,6 +578,39 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
             "tie_word_embeddings": False,
         },
     ),
+    "laguna": (
+        "LagunaForCausalLM",
+        "LagunaConfig",
+        _BIASED
+        | {"num_hidden_layers": 3, "num_attention_heads_per_layer": [4, 6, 2], "sliding_window": 3}
+        | {"layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse"], "num_experts": 5, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 16, "shared_expert_intermediate_size": 12, "moe_routed_scaling_factor": 1.7}
+        | {"rope_parameters": _TWO_SHARES},
+    ),
+    "laguna-element": (
+        "LagunaForCausalLM",
+        "LagunaConfig",
+        _WIDE
+        | {"num_attention_heads_per_layer": [2, 6], "gating": "per-element", "num_experts": 5, "num_experts_per_tok": 2}
+        | {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 3, "moe_intermediate_size": 16}
+        | {"shared_expert_intermediate_size": 12, "moe_routed_scaling_factor": 1.7},
+    ),
+    "mimo_v2_flash": (
+        "MiMoV2FlashForCausalLM",
+        "MiMoV2FlashConfig",
+        _BIASED
+        | {"num_hidden_layers": 3, "head_dim": 12, "v_head_dim": 6, "sliding_window": 3, "attention_value_scale": 0.6}
+        | {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"], "routed_scaling_factor": 1.7}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse"], "n_routed_experts": 6, "num_experts_per_tok": 2}
+        | {"moe_intermediate_size": 16, "n_group": 3, "topk_group": 2}
+        | {
+            "rope_parameters": {
+                kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.334}
+                for kind, theta in (("full_attention", 500.0), ("sliding_attention", 50.0))
+            }
+        },
+    ),
     "granite_swa": (
         "GraniteSWAForCausalLM",
         "GraniteSWAConfig",
@@ -657,6 +697,21 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         _GQA
         | {"head_dim": 8, "layer_norm_eps": 1e-2, "attention_bias": True, "sliding_window": 3}
         | {"layer_types": ["sliding_attention", "full_attention"], "tie_word_embeddings": False},
+    ),
+    "cohere2_moe": (
+        "Cohere2MoeForCausalLM",
+        "Cohere2MoeConfig",
+        _COHERE_MOE
+        | {"num_hidden_layers": 3, "layer_types": ["full_attention", "sliding_attention", "full_attention"]}
+        | {"mlp_layer_types": ["dense", "sparse", "sparse"], "prefix_dense_intermediate_size": 20}
+        | {"num_shared_experts": 2, "expert_selection_fn": "sigmoid", "attention_bias": True},
+    ),
+    "cohere2_moe-rms": (
+        "Cohere2MoeForCausalLM",
+        "Cohere2MoeConfig",
+        _COHERE_MOE
+        | {"layer_types": ["sliding_attention", "full_attention"], "mlp_layer_types": ["sparse", "dense"]}
+        | {"rms_norm_eps": 1e-2, "prefix_dense_sliding_window_pattern": 2},
     ),
     "arcee": ("ArceeForCausalLM", "ArceeConfig", _BIASED | {"mlp_bias": True}),
     "nemotron": (

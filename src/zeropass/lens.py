@@ -460,7 +460,7 @@ class Lens(ShortRepr):
             BadAddress: The model has no such layer, or heads have no such map.
         """
         layers = self._attending if layer is None else [layer]
-        places = [Address(at, "attn", head=head) for at in layers for head in range(self.model.dims.heads)]
+        places = [Address(at, "attn", head=head) for at in layers for head in range(self.model.dims.at(at).heads)]
         addresses = [f"{place}.{canonical_role(role)}" if role else str(place) for place in places]
         if layer is not None:
             require_head(self.model, parse(addresses[0]))
@@ -508,7 +508,7 @@ class Lens(ShortRepr):
         return [f"L{layer}.ff." for layer in layers if self.model.dims.has_site("ff", layer)] + [
             f"L{layer}.attn.{head}{suffix}"
             for layer in self._attending
-            for head in range(self.model.dims.heads)
+            for head in range(self.model.dims.at(layer).heads)
             for suffix in ("", ".qk", ".vo")
         ]
 

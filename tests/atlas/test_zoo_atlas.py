@@ -22,7 +22,7 @@ from zoo import ZOO, tiny_model
 NAMES = (
     *("gpt_neox", "bloom", "opt", "falcon-7b", "falcon-40b", "gptj", "gemma2", "gemma3", "olmo", "olmo2", "mixtral"),
     *("deepseek_v3", "qwen3_next", "qwen3_moe", "olmoe", "albert", "electra", "roberta", "distilbert"),
-    *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder", "gemma4", "gemma4-plain"),
+    *("modernbert", "t5-encoder", "t5-decoder", "bart-decoder", "gemma4", "gemma4-plain", "laguna"),
 )
 OPTIONS = zp.Options(k=9, pairs=12, tokens="all")
 
@@ -86,9 +86,13 @@ def addresses(model: zp.Model) -> list[str]:
             names = vector_set(model, layer, role).addresses
             listed += [names[len(names) // 2], names[-1]]
     places = ("attn", "cross") if model.family.crosses else ("attn",)
-    last = model.dims.heads - 1
     attending = [layer for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)]
-    heads = [f"L{layer}.{place}.{head}" for layer in attending for place in places for head in (0, last)]
+    heads = [
+        f"L{layer}.{place}.{head}"
+        for layer in attending
+        for place in places
+        for head in (0, model.dims.at(layer).heads - 1)
+    ]
     return [*dict.fromkeys(map(str, listed)), *heads]
 
 

@@ -236,9 +236,13 @@ def routing(case: Case, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         return tuple(values.flatten(0, -2) for values in (gave[2], gave[1], gave[0].argmax(-1, keepdim=True)))  # type: ignore[return-value]
     if len(gave) == 3:
         logits, weights, experts = gave
-        # this one divides here, and multiplies behind the experts
-        divided = case.model.family.name == "openai_privacy_filter"
-        return logits, weights * case.model.dims.experts_used if divided else weights, experts
+        dims = case.model.dims  # these multiply behind the experts
+        factors = {
+            "openai_privacy_filter": dims.experts_used,
+            "laguna": dims.router_scale,
+            "cohere2_moe": dims.router_scale,
+        }
+        return logits, weights * factors.get(case.model.family.name, 1), experts
     shares, logits = gave  # Llama 4 gives the weights of all experts
     return (logits, *shares.topk(case.model.dims.experts_used))
 
@@ -361,7 +365,7 @@ def heads_error(case: Case, model: Model, layer: int) -> float:
 
 def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor, y: Tensor) -> float:
     """Compare the logits of queries from states x and keys from states y."""
-    frames, dims = Frames(model), model.dims
+    frames, dims = Frames(model), model.dims.at(layer)
     at = case.at
     offsets = at[:, None] - at
     true = without_sinks(case, case.text.logits[case.text.call(layer, "cross" if cross else "attn")])
@@ -433,15 +437,21 @@ def written_error(case: Case, model: Model, layer: int, cross: str, x: Tensor) -
     took, gave = split(case.text.took(into, layer), model, layer), case.text.gave(f"{cross}o", layer)
     values, clip = read(model, f"{cross}v", model.layer_of(f"{cross}v", layer), x), model.dims.clip
     values = split(values if clip is None else values.clamp(-clip, clip), model, layer)
-    values = normed(values, "rms", model.dims.eps) if model.family.value_normed else values
-    gates = split(read(model, "g", layer, x).sigmoid(), model, layer) if model.family.gated else torch.ones_like(took)
-    kv = [model.kv_head("v", head, layer) for head in range(model.dims.heads)]
-    mixed = torch.stack([weights[:, n] @ values[:, :, kv[n]] for n in range(model.dims.heads)], -2)
+    values = model.dims.value_scale * (normed(values, "rms", model.dims.eps) if model.family.value_normed else values)
+    gates = output_gates(model, layer, x) if model.family.gated else torch.ones_like(took)
+    kv = [model.kv_head("v", head, layer) for head in range(model.dims.at(layer).heads)]
+    mixed = torch.stack([weights[:, n] @ values[:, :, kv[n]] for n in range(len(kv))], -2)
     worst, written = error(mixed * gates, took), bias_of(model, "cross_bias" if cross else "attn_bias", layer)
     inputs = split(divided(model, f"{cross}o", (mixed * gates).flatten(-2)), model, layer)
-    for head in range(model.dims.heads):
+    for head in range(len(kv)):
         written = written + inputs[:, :, head] @ model.head(f"{cross}o", layer, head)
     return max(worst, error(torch.as_tensor(written), gave))
+
+
+def output_gates(model: Model, layer: int, x: Tensor) -> Tensor:
+    """Return the output gates of states x, (…, heads, d_h) or one for each head."""
+    gates = read(model, "g", layer, x).unflatten(-1, (-1, model.dims.at(layer).width("g")))
+    return gates.sigmoid() if model.family.gate == "sigmoid" else torch.nn.functional.softplus(gates)
 
 
 def divided(model: Model, role: str, x: Tensor) -> Tensor:
@@ -539,7 +549,7 @@ def first_logits(forward: Forward) -> Tensor:
 
 def map_error(case: Case, model: Model, _layer: int = 0) -> float:
     """Compare a row of a head's qk map in layer 0, one query's logits for all keys, at several offsets."""
-    frames, dims, used = Frames(model), model.dims, torch.from_numpy(model.vocab.used)
+    frames, dims, used = Frames(model), model.dims.at(0), torch.from_numpy(model.vocab.used)
     worst = 0.0
     if not case.model.dims.has_site("attn", 0):
         return worst
@@ -687,6 +697,14 @@ def rescaled(model: Model, **changed: float) -> Model | None:
     return with_dims(model, rope=replace(rope, options={**rope.options, **changed}))
 
 
+def fewer_rotary(model: Model) -> Model | None:
+    """Rotate two numbers of a head fewer, in all layers."""
+    each = {name: tuple(size - 2 for size in sizes) for name, sizes in model.dims.by_layer.items() if name == "rotary"}
+    if model.dims.rotary <= 2 or min(each.get("rotary", (2,))) < 2:
+        return None
+    return with_dims(model, rotary=model.dims.rotary - 2, by_layer={**model.dims.by_layer, **each})
+
+
 def other_divisors(model: Model) -> Model | None:
     """Take the divisors for long texts for those of short ones."""
     rope = model.dims.rope
@@ -736,6 +754,7 @@ SPOILS: dict[str, Spoil] = {
     "no output gates": no_gates,
     **{f"no {name}": without(name) for name in ("o_in_norm", "value_in_norm")},
     "gates behind all queries": gates_behind,
+    "gates of another function": variant("gate", "sigmoid"),
     **{f"no {role}_bias": without(f"{role}_bias") for role in ("q", "v", "o", "gate", "up", "key", "value")},
     "no final_norm": without("final_norm"),
     "no head_norm": without("head_norm"),
@@ -767,6 +786,7 @@ SPOILS: dict[str, Spoil] = {
         with_dims(m, router_groups_used=m.dims.router_groups) if m.dims.router_groups > 1 else None
     ),
     "no router scale": other_constant("router_scale", 1.0),
+    "shared expert in full": other_constant("shared_weight", 1.0),
     "shared expert without its gate": without("shared_router"),
     "shared and routed swapped": swapped("shared_gate", "shared_up"),
     "dense gate and up swapped": swapped("dense_gate", "dense_up"),
@@ -784,7 +804,7 @@ SPOILS: dict[str, Spoil] = {
     "nothing lengthened": lambda m: rescaled(m, attention_factor=1.0),
     "divisors swapped": other_divisors,
     "texts of any length": one_length,
-    "fewer rotary": lambda m: with_dims(m, rotary=m.dims.rotary - 2) if m.dims.rotary > 2 else None,
+    "fewer rotary": fewer_rotary,
     "one RoPE for all": lambda m: with_dims(m, local_rope=None) if m.dims.local_rope else None,
     "other layers local": lambda m: with_dims(m, local=()) if m.dims.local_rope else None,
     "no growth of queries": other_constant("growth", None),
@@ -800,7 +820,8 @@ SPOILS: dict[str, Spoil] = {
         with_family(m, qk_norm_rotated=False) if m.family.qk_norm_rotated and m.dims.unrotated else None
     ),
     "values not normed": variant("value_normed", False),
-    "heads of one width": other_constant("wide", ()),
+    "no scale of values": other_constant("value_scale", 1.0),
+    "heads of one size": other_constant("by_layer", {}),
     "keys of another layer": lambda m: with_dims(m, kv_layers=m.dims.kv_layers[::-1]) if m.dims.kv_layers else None,
     "keys no values": other_constant("key_valued", ()),
     "queries as values": lambda m: with_tensors(m, kv=m.layout.tensors["q"]) if m.dims.key_valued else None,

@@ -140,18 +140,16 @@ class Half(ShortRepr):
         right_frame = self.frames.right_frame(map_role, "token")
         left = self._head_side(layer, map_role[0], "token", self.frames.usual_offset(map_role, "token"))
         right = self._head_side(layer, map_role[1], right_frame, 0)
-        heads, grams = self.model.dims.heads, []
+        dims, grams = self.model.dims.at(layer), []
         for space, vectors in (left, right):
-            by_head = vectors.view(heads, -1, vectors.shape[1])
+            by_head = vectors.view(dims.heads, -1, vectors.shape[1])
             grams.append(by_head @ self.kernel(space) @ by_head.transpose(1, 2))
         norms = (grams[0] * grams[1]).sum((1, 2)).clamp_min(0).sqrt()
-        scale = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms)).repeat_interleave(
-            self.model.dims.width(map_role)
-        )
+        scale = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms)).repeat_interleave(dims.width(map_role))
         return (left[0], left[1] * scale[:, None]), right
 
     def _head_side(self, layer: int, role: str, frame: str, offset: int) -> tuple[str, Tensor]:
-        heads, width = self.model.dims.heads, self.model.dims.width(role)
+        heads, width = self.model.dims.at(layer).heads, self.model.dims.at(layer).width(role)
         vectors = torch.cat([self.model.head(role, layer, head) for head in range(heads)])
         folded = self.frames.fold(vectors, frame, side_of(role), "attn_norm", layer)
         if offset and self.model.dims.rope:  # what a distance adds is no column of a token
@@ -280,7 +278,8 @@ class Pair(ShortRepr):
         """
         sides = zip(self.first.head_maps(layers[0], kind), self.second.head_maps(layers[1], kind), strict=True)
         left, right = (x @ self.cross(space, other_space) @ y.T for (space, x), (other_space, y) in sides)
-        return head_products(left, right, (self.models[0].dims.heads, self.models[1].dims.heads))
+        heads = [model.dims.at(layer).heads for model, layer in zip(self.models, layers, strict=True)]
+        return head_products(left, right, (heads[0], heads[1]))
 
 
 @waiting("opening two models")

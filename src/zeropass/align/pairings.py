@@ -76,7 +76,7 @@ def head_pairings(pair: Pair, nulls: Sequence[Pair], tick: Tick = lambda: None) 
             [
                 f"L{layer}.attn.{head}.{map_role}"
                 for layer in range(model.dims.layers)
-                for head in range(model.dims.heads)
+                for head in range(model.dims.at(layer).heads)
             ]
             for model in pair.models
         )

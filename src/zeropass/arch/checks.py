@@ -225,7 +225,7 @@ def _check_shapes(
         if what in layout.optional and not any(full_name(plain, prefix) in names for plain in expand(stored, dims)):
             continue
         for layer, name in _placed(stored, dims, prefix):
-            expected = expected_shape(stored, what, dims.at(layer))
+            expected = expected_shape(stored, what, dims.at(layer) if "{layer}" in stored.name else dims)
             if family.bare_start and what in ("attn_norm", "attn_norm_bias") and layer == 0:
                 continue
             if name not in names:

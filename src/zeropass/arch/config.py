@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from zeropass.arch.spec import ROPE_RULES, Dimensions, Family, Growth, Layout, Mixer, Rope, Site
 from zeropass.checkpoints.model_files import ModelFiles
-from zeropass.errors import BadModel, BadWeights, UnknownFamily, in_short
+from zeropass.errors import BadModel, BadWeights, UnknownFamily
 
 __all__ = ["Names", "dimensions", "full_name", "looked_up", "of_stack", "prefix_of"]
 
@@ -118,8 +118,6 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     sizes["neurons"] = sizes["neurons"] * sizes["experts"] + sizes["shared_neurons"]
     if not sizes["head_dim"]:
         raise BadWeights(f"{files.place}: {heads} heads do not fit into a width of {d}.")
-    if heads % sizes["kv_heads"]:
-        raise BadModel(f"{files.place}: {heads} heads cannot share {sizes['kv_heads']} key/value heads.")
     for name in ("layers", "experts"):
         if sizes[name] > max(len(names), _LAYER_ALLOWANCE):
             raise BadWeights(f"{files.place}: {reader.keys(name)} is {sizes[name]}; the file has {len(names)} tensors.")
@@ -132,21 +130,19 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
     _check_router(reader, sizes)
     rotary = reader.rotary(sizes["head_dim"]) if family.rotary else 0
     rope = reader.rope(rotary) if family.rotary else None
-    if rope and rotary < sizes["head_dim"] and not rope.known:
-        raise UnknownFamily(
-            f"{files.place}: RoPE scaling {rope.kind!r} is not known ({', '.join(ROPE_RULES)}); it may lengthen the "
-            f"{rotary} numbers of a head that are rotated against the other {sizes['head_dim'] - rotary}."
-        )
     if family.sinusoids and (d % 2 or d < 4):
         raise BadModel(f"{files.place}: sinusoidal positions of a width of {d} are not known; it must be even.")
     local = reader.local(sizes["layers"])
     kv_layers = reader.kv_layers(sizes["layers"], local)
-    wide, wide_head_dim, wide_kv_heads = reader.wide(local, sizes)
+    by_layer = reader.by_layer(local, sizes, rotary)
+    local_rope = reader.local_rope(by_layer, rotary, local) if family.rotary and local else None
     if reader.wider_sharing(kv_layers, sizes["neurons"]):
         dense = tuple(layer for layer, other in enumerate(kv_layers) if other != layer)
         sizes["dense_neurons"] = 2 * sizes["neurons"] if dense else 0
+    unrotated = reader.unrotated(sizes["layers"], local) if family.rotary else ()
+    averaged = 0.5 if sizes["shared_neurons"] and reader.value("sharing_of_experts") == "average" else 1.0
     embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
-    return Dimensions(
+    dims = Dimensions(
         **sizes,
         eps=_positive_number(files, reader.keys("eps"), reader.value("eps")),
         activation=str(reader.value("activation")),
@@ -159,6 +155,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         logit_scale=_logit_scale(reader, family, d),
         logit_cap=reader.number("logit_cap"),
         embed_scale=d**0.5 if embed_scaled else reader.number("embed_scale") or 1.0,
+        value_scale=reader.number("value_scale") or 1.0,
         residual_scale=_residual_scale(reader, sizes["layers"]),
         site_scales=_site_scales(reader),
         gate_scale=(reader.numbers("mlp_scales") or (1.0,))[0],
@@ -169,19 +166,21 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         further_ahead=bool(local and reader.value("window_further_ahead") and (reader.size("window") or 1) % 2 == 0),
         local=local,
         chunked=bool(local and reader.value("chunked")),
-        local_rope=reader.local_rope(rotary) if family.rotary and local else None,
-        unrotated=reader.unrotated(sizes["layers"], local) if family.rotary else (),
+        local_rope=local_rope,
+        unrotated=tuple(layer for layer in unrotated if not (layer in dense and reader.value("dense_rotated") == 1)),
         dense=dense,
         beyond=reader.count("beyond"),
-        router_sigmoid=bool(reader.value("router_sigmoid")),
+        router_sigmoid=reader.value("router_sigmoid") in (True, "sigmoid"),
         router_jitter=reader.number("router_jitter"),
-        router_scale=reader.number("router_scale") or 1.0,
+        router_scale=(reader.number("router_scale") or 1.0) * averaged,
+        shared_weight=averaged,
         distance_reach=reader.unless_minus_one("distance_reach") or reader.size("longest_text") or 0,
         distance_buckets=reader.unless_minus_one("distance_buckets") or 0,
         gate_limit=reader.number("gate_limit"),
         latent_eps=reader.number("latent_eps") or 0.0,
         eps_behind=reader.number("eps_behind") or 0.0,
         indexed_keys=reader.size("indexed_keys"),
+        gate_dim=reader.gate_dim(),
         mixer=_mixer(reader, d) if family.mixer else None,
         mixer_layers=tuple(layer for layer, sites in enumerate(parts) if "mixer" in sites),
         no_attention=tuple(layer for layer, sites in enumerate(parts) if "attn" not in sites),
@@ -189,10 +188,22 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         kv_layers=kv_layers,
         key_valued=reader.key_valued(kv_layers or range(sizes["layers"]), local),
         ple=reader.count("ple"),
-        wide=wide,
-        wide_head_dim=wide_head_dim,
-        wide_kv_heads=wide_kv_heads,
+        by_layer=by_layer,
     )
+    _check_ropes(reader, dims)
+    return dims
+
+
+def _check_ropes(reader: "_Reader", dims: Dimensions) -> None:
+    """Raise UnknownFamily for an unknown rule in a layer where positions rotate a part of each head only."""
+    for layer in range(dims.layers):
+        at, rope = dims.at(layer), dims.rope_at(layer)
+        if rope and at.rotary < at.head_dim and not rope.known:
+            raise UnknownFamily(
+                f"{reader.files.place}: RoPE scaling {rope.kind!r} is not known ({', '.join(ROPE_RULES)}); it may "
+                f"lengthen the {at.rotary} numbers of a head that are rotated against the other "
+                f"{at.head_dim - at.rotary}."
+            )
 
 
 def _adjusted(reader: "_Reader", neurons: int) -> int:
@@ -280,7 +291,7 @@ def _check_router(reader: "_Reader", sizes: Mapping[str, int]) -> None:
 
 def _shared_neurons(reader: "_Reader", neurons: int) -> int:
     """Return the neurons of the expert that every token goes through: stated, or so many times those of another."""
-    return reader.count("shared_neurons") or neurons * (reader.size("shared_experts") or 0)
+    return reader.count("shared_neurons") or neurons * reader.count("shared_experts")
 
 
 def _attention_scale(reader: "_Reader", family: Family, head_dim: int) -> float:
@@ -346,6 +357,9 @@ class _Reader:
             return None
         if isinstance(value, list):
             value = self._of_each(name, value)
+        return self._positive(name, value)
+
+    def _positive(self, name: str, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {value!r}; it must be a positive whole number.")
         return value
@@ -353,12 +367,11 @@ class _Reader:
     def _of_each(self, name: str, values: list[Any]) -> Any:
         """Return the size that a list states for all layers; the list where they differ.
 
-        Of a hybrid a zero stands for a layer without such a part. Layers without a window may have numbers of
-        key/value heads of their own, and those that share keys and values wider MLPs (`wider_sharing`).
+        Of a hybrid a zero stands for a layer without such a part. Layers that share keys and values may have wider MLPs
+        (`wider_sharing`).
         """
-        if name in ("kv_heads", "wide_kv_heads") and "wide_kv_heads" in self.layout.config:
-            local = self.local(len(values))
-            values = [value for n, value in enumerate(values) if (n in local) == (name == "kv_heads")]
+        if f"each_{name}" in self.layout.config:  # `by_layer` reads them one by one
+            values = values[:1]
         elif name == "neurons" and "sharing" in self.layout.config:
             values = values[: len(values) - self.count("sharing")]
         values = [value for value in values if value or not self.family.layer_types]
@@ -394,15 +407,16 @@ class _Reader:
     def dense(self, layers: int) -> tuple[int, ...]:
         """Return the layers without experts: the first and the last ones, those of a list, and all but each n-th.
 
-        A list with the kind of each layer, ``dense`` or ``sparse``, takes the place of all that.
+        A list with the kind of each layer, ``dense`` (0) or ``sparse`` (1), takes the place of all that.
         """
         if (kinds := self.value("mlp_kinds")) is not None:
-            if not isinstance(kinds, Sequence) or len(kinds) != layers or not {"dense", "sparse"}.issuperset(kinds):
+            known = {"dense": True, "0": True, "sparse": False, "1": False}
+            if not isinstance(kinds, Sequence) or len(kinds) != layers or not known.keys() >= {*map(str, kinds)}:
                 raise BadModel(
-                    f"{self.files.place}: {self.keys('mlp_kinds')} must have 'dense' or 'sparse' for each of the "
-                    f"{layers} layers; it is {str(kinds)[:60]}."
+                    f"{self.files.place}: {self.keys('mlp_kinds')} must have 'dense' or 'sparse', or 0 or 1, for each "
+                    f"of the {layers} layers; it is {str(kinds)[:60]}."
                 )
-            return tuple(layer for layer, kind in enumerate(kinds) if kind == "dense")
+            return tuple(layer for layer, kind in enumerate(kinds) if known[str(kind)])
         if router := self.value("router_tensor"):  # in layers that have it
             names = {*self.files.source.names()}
             return tuple(layer for layer in range(layers) if router.format(layer=layer) not in names)
@@ -480,10 +494,10 @@ class _Reader:
             raise BadModel(f"{self.files.place}: {self.keys(name)} is {listed!r}, not a list of layers.")
         return listed
 
-    def rotary(self, width: int) -> int:
+    def rotary(self, width: int, share_name: str = "rotary_share", stated: str = "rotary") -> int:
         """Return how many coordinates of a head positions rotate: all of them, a share, or a stated number."""
-        share = self.number("rotary_share")
-        count = self.size("rotary") or (width if share is None else int(width * share))
+        share = self.number(share_name if share_name in self.layout.config else "rotary_share")
+        count = self.size(stated) or self.size("rotary") or (width if share is None else int(width * share))
         if count > width or count % 2:
             raise BadModel(
                 f"{self.files.place}: rotary positions turn {count} of the {width} numbers of a head; "
@@ -561,44 +575,85 @@ class _Reader:
             )
         return each == wider
 
-    def wide(self, local: tuple[int, ...], sizes: Mapping[str, int]) -> tuple[tuple[int, ...], int, int]:
-        """Return the layers whose heads have sizes of their own, their width and the number of their key/value heads.
+    def by_layer(self, local: tuple[int, ...], sizes: Mapping[str, int], rotary: int) -> dict[str, tuple[int, ...]]:
+        """Return the sizes of heads that differ between the layers, by their names: the value in each layer.
 
-        Configurations state both sizes for all layers without a window, or for one after another by their numbers, as
-        ``per_layer_config`` of transformers 5.24 does.
+        Configurations state them for all layers with a window (``local_heads``) or without one (``global_heads``), as a
+        list (``each_heads``), or for one layer after another by their numbers, as ``per_layer_config`` of transformers
+        5.24 does, which then takes the place of the others.
         """
-        layers, each = sizes["layers"], dict[int, tuple[int, int]]()
-        if isinstance(stated := self.value("layer_sizes"), Mapping):
-            for layer, changed in stated.items():
-                if not str(layer).isdecimal() or not isinstance(changed, Mapping) or not {*changed} <= {*_HEAD_SIZES}:
-                    raise BadModel(
-                        f"{self.files.place}: {self.keys('layer_sizes')} has {str(layer)!r}: {str(changed)[:60]}; "
-                        f"only {' and '.join(_HEAD_SIZES)} of single layers are known."
-                    )
-                head_dim, kv_heads = (changed.get(key, sizes[name]) for key, name in _HEAD_SIZES.items())
-                each[int(layer)] = head_dim, kv_heads
-        elif (width := self.size("wide_head_dim")) is not None:
-            count = self.size("wide_kv_heads") if self.value("keys_are_values") else None
-            others = (layer for layer in range(layers) if layer not in local)
-            each = dict.fromkeys(others, (width, count or sizes["kv_heads"]))
-        plain = sizes["head_dim"], sizes["kv_heads"]
-        wide = tuple(sorted(layer for layer, own in each.items() if own != plain))
-        sizes_of = [each[layer] for layer in wide]
-        impossible = any(type(size) is not int or size < 1 for pair in sizes_of for size in pair)
-        if impossible or max(wide, default=0) >= layers or any(pair != sizes_of[0] for pair in sizes_of):
-            raise BadModel(
-                f"{self.files.place}: the heads of layers {in_short(map(str, wide))} have sizes {str(sizes_of)[:60]}; "
-                "only one other pair of sizes is known, of layers that there are."
+        sizes = {"value_dim": 0, "rotary": rotary, **sizes}
+        changed, layers = self._layer_sizes(sizes["layers"]), range(sizes["layers"])
+        each = {
+            name: [
+                changed[n].get(key, sizes[name]) if changed else self._size_at(name, n, local, sizes) for n in layers
+            ]
+            for key, name in _HEAD_SIZES.items()
+        }
+        widths = each["head_dim"]
+        each["rotary"] = [self._rotary_at(width, n in local) if rotary else 0 for n, width in enumerate(widths)]
+        for layer, (heads, kv_heads) in enumerate(zip(each["heads"], each["kv_heads"], strict=True)):
+            if heads % kv_heads:
+                raise BadModel(
+                    f"{self.files.place}: {heads} heads cannot share {kv_heads} key/value heads, in layer {layer}."
+                )
+        if len({*widths}) > 1 and not self.family.unscaled:
+            raise UnknownFamily(
+                f"{self.files.place}: heads are {' and '.join(map(str, sorted({*widths})))} wide; how their attention "
+                "logits are scaled is not known."
             )
-        if not wide:
-            return (), 0, 0
-        head_dim, kv_heads = each[wide[0]]
-        if head_dim % 2 or sizes["heads"] % kv_heads:
-            raise BadModel(
-                f"{self.files.place}: {sizes['heads']} heads of {head_dim} cannot share {kv_heads} key/value heads and "
-                "be turned by positions."
+        return {name: tuple(values) for name, values in each.items() if {*values} != {sizes[name]}}
+
+    def _rotary_at(self, width: int, local: bool) -> int:
+        names = ("local_rotary_share", "rotary") if local else ("rotary_share", "global_rotary")
+        return self.rotary(width, *names)
+
+    def _size_at(self, name: str, layer: int, local: tuple[int, ...], sizes: Mapping[str, int]) -> int:
+        """Return a size of the heads of a layer: its own, that of layers with or without a window, or that of all."""
+        listed = self.value(f"each_{name}")
+        if listed is None:
+            place = "local" if layer in local else "global"
+            key_valued = (
+                self.size(f"key_valued_{name}") if place == "global" and self.value("keys_are_values") else None
             )
-        return wide, head_dim, kv_heads
+            stated = key_valued or self.size(f"{place}_{name}")
+            return stated or sizes[name] * (self.size(f"{place}_{name}_factor") or 1)
+        if type(listed) is int:
+            return self._positive(f"each_{name}", listed)
+        if not isinstance(listed, Sequence) or len(listed) != sizes["layers"]:
+            raise BadModel(
+                f"{self.files.place}: {self.keys(f'each_{name}')} is {str(listed)[:60]}; it must have a number for "
+                f"each of the {sizes['layers']} layers."
+            )
+        return self._positive(f"each_{name}", listed[layer])
+
+    def _layer_sizes(self, layers: int) -> list[dict[str, int]]:
+        """Return the sizes that single layers state, by key, for each layer; an empty list where none are stated."""
+        stated = self.value("layer_sizes")
+        if not isinstance(stated, Mapping):
+            return []
+        each: list[dict[str, int]] = [{} for _ in range(layers)]
+        for number, changed in stated.items():
+            if not isinstance(changed, Mapping) or not {*changed} <= {*_HEAD_SIZES}:
+                raise BadModel(
+                    f"{self.files.place}: {self.keys('layer_sizes')} has {str(number)!r}: {str(changed)[:60]}; only "
+                    f"{', '.join(_HEAD_SIZES)} of single layers are known."
+                )
+            if not str(number).isdecimal() or int(number) >= layers:
+                raise BadModel(
+                    f"{self.files.place}: {self.keys('layer_sizes')} has sizes of layer {str(number)!r}; there are "
+                    f"layers 0 to {layers - 1}."
+                )
+            each[int(number)] = {key: self._positive("layer_sizes", value) for key, value in changed.items()}
+        return each
+
+    def gate_dim(self) -> int:
+        """Return the number of output gates of a head; 0 where each value has one, or where there are none."""
+        if (gates := self.value("gates")) not in (None, True, "per-head", "per-element"):
+            raise BadModel(
+                f"{self.files.place}: {self.keys('gates')} is {gates!r}; true, 'per-head' and 'per-element' are known."
+            )
+        return int(gates in (True, "per-head"))
 
     def window(self) -> int | None:
         """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
@@ -691,13 +746,13 @@ class _Reader:
         factor = _positive_number(self.files, "factor of the rotary positions", stated.get("factor"))
         return _yarn_length(factor, length) ** 2
 
-    def local_rope(self, rotary: int) -> Rope | None:
+    def local_rope(self, by_layer: Mapping[str, Sequence[int]], rotary: int, local: tuple[int, ...]) -> Rope | None:
         """Return the RoPE of layers with a window; None where they share that of the other layers."""
         options = _object(self.files, "rope_parameters").get("sliding_attention")
         theta = self.value("local_rope_theta")
         if options is None and theta is None:
             return None
-        return self._rope(options or {}, theta, rotary)
+        return self._rope(options or {}, theta, by_layer["rotary"][local[0]] if "rotary" in by_layer else rotary)
 
     def _rope(self, options: object, theta: object, rotary: int) -> Rope:
         if not isinstance(options, Mapping):
@@ -746,7 +801,7 @@ class _Reader:
         rope_type = config.get(f"{scaling}type", "linear" if f"{scaling}factor" in config else "default")
         rope_type = "default" if rope_type == "none" else str(rope_type)
         rotated = config.get(f"{architecture}.rope.dimension_count", rotary)
-        if rotated != (self.size("wide_head_dim") or rotary) or f"{architecture}.rope.scale_linear" in config:
+        if rotated != (self.size("global_rotary") or rotary) or f"{architecture}.rope.scale_linear" in config:
             raise BadModel(
                 f"{self.files.place}: rope.dimension_count {rotated!r} beside heads of {rotary}, or rope.scale_linear: "
                 "rotary positions of a kind that is not known."
@@ -812,7 +867,10 @@ _ROPE_OPTIONS = {
 _ROPE_ASSUMED = {"proportional": {"factor": 1.0, "partial_rotary_factor": 1.0}}
 """The values of options that a rule does without."""
 
-_HEAD_SIZES = {"head_dim": "head_dim", "num_key_value_heads": "kv_heads"}
+_HEAD_SIZES = {
+    **{"num_attention_heads": "heads", "num_key_value_heads": "kv_heads"},
+    **{"head_dim": "head_dim", "v_head_dim": "value_dim"},
+}
 """The sizes that single layers may state, by their keys."""
 
 

@@ -145,8 +145,16 @@ def attention_of(family: Family) -> str:
     gates = "output gates" if family.gated else ""
     mixer = f"or {MIXERS[family.mixer]}" if family.mixer else ""
     shared = "shared by layers" if "sharing" in layout.config else ""
-    parts = (heads, indexer, norm, sinks, window, shared, direction, cross, gates, mixer)
+    uneven = "uneven" if _are_uneven(layout) else ""
+    parts = (heads, uneven, indexer, norm, sinks, window, shared, direction, cross, gates, mixer)
     return ", ".join(part for part in parts if part)
+
+
+def _are_uneven(layout: Layout) -> bool:
+    """Tell whether layers may have heads in numbers or of sizes of their own."""
+    sizes = ("heads", "kv_heads", "head_dim", "value_dim")
+    stated = {f"{layers}_{size}" for layers in ("each", "local", "global") for size in sizes}
+    return not stated.isdisjoint(layout.config)
 
 
 def mlp_of(family: Family) -> str:
@@ -220,6 +228,8 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
         yield "writes are folded with the gain of the norm behind them; its division by length depends on the text"
     if "layer_scalar" in layout.tensors:
         yield "the stream is multiplied by a factor behind each layer: writes are folded with those that they pass"
+    if _are_uneven(layout) and (dims is None or dims.by_layer):
+        yield "uneven heads: layers have them in numbers, or of sizes, of their own (by_layer of `zeropass info`)"
     if "sharing" in keys and (dims is None or dims.kv_layers):
         yield "layers that attend to the keys and values of an earlier one: their maps meet its stream on that side"
     if KEYS_AS_VALUES in layout.tensors and (dims is None or dims.key_valued):

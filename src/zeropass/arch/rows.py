@@ -71,7 +71,7 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
     if what in ("embed_norm", "embed_norm_bias"):
         return (dims.embed,)
     if what == "rope_factors":
-        return ((dims.wide_head_dim or dims.rotary) // 2,)
+        return (dims.most("rotary") // 2,)
     if what in ("router_correction", "expert_scale"):
         return (dims.experts,)
     if what == "unembedding_bias":

@@ -148,10 +148,11 @@ class Stored:
             share of each for one group of the mixer after another. If it is ``tiled``, what heads have does not stand
             group by group: the first head of every group comes first, then the second of every group.
         negative_exp: True if the file holds minus the exponential of what the canonical tensor has.
-        layers: The layers that have it: all, those with experts (``routed``), those with an MLP but no experts
-            (``dense``), or those with such a part (``attn``, ``mixer``, ``ff``); those with keys of their own
-            (``keyed``), and, of these, those whose values have a matrix of their own (``valued``) or are made of what
-            their keys are (``key_valued``).
+        layers: The layers that have it: all, those with experts (``routed``), and these only where there is a shared
+            one (``shared``), those with an MLP but no experts (``dense``), or those with such a part (``attn``,
+            ``mixer``, ``ff``); those with a window (``local``); those with keys of their own (``keyed``), and, of
+            these, those whose values have a matrix of their own (``valued``) or are made of what their keys are
+            (``key_valued``).
     """
 
     name: str
@@ -164,7 +165,9 @@ class Stored:
     rotary_last: bool = False
     sizes: tuple[str, ...] = ()
     negative_exp: bool = False
-    layers: Literal["all", "routed", "dense", "attn", "mixer", "ff", "keyed", "valued", "key_valued"] = "all"
+    layers: Literal[
+        "all", "routed", "shared", "dense", "attn", "mixer", "ff", "local", "keyed", "valued", "key_valued"
+    ] = "all"
 
     @property
     def whole(self) -> bool:
@@ -312,6 +315,7 @@ class Family(ShortRepr):
         qk_norm_behind: True if that norm stands behind their rotation, so that its gain multiplies turned coordinates.
         qk_norm_rotated: True if only layers with rotary positions norm queries and keys.
         value_normed: True if the values of each head are normed, without a gain.
+        gate: The function of the output gates of heads.
         turned_back: True if positions rotate against the usual direction.
         alibi: A bias that falls with the distance is added to attention logits, after scaling (``plain``) or before.
         unscaled: True if attention logits are not divided by √d_h.
@@ -353,6 +357,7 @@ class Family(ShortRepr):
     qk_norm_behind: bool = False
     qk_norm_rotated: bool = False
     value_normed: bool = False
+    gate: Literal["sigmoid", "softplus"] = "sigmoid"
     turned_back: bool = False
     alibi: Literal["", "plain", "scaled"] = ""
     unscaled: bool = False
@@ -565,9 +570,11 @@ class Dimensions(ShortRepr):
         router_jitter: Half the distance, relative to its logit, at which others count with an expert that a sparse
             mixer chooses; None for a router of another kind.
         router_scale: The factor of the weights of the chosen experts.
+        shared_weight: The weight of the expert that every token goes through, where it has no gate.
         longest: Number of positions of a model that computes them; None for any number.
         head_dim: Width of a head's queries and keys.
         value_dim: Width of a head's values; 0 where it is that of its queries.
+        gate_dim: Number of output gates of a head; 0 where each of its values has one.
         q_latent: Width of the latent that queries are made of; 0 where they are made of the stream itself.
         kv_latent: Width of the latent that keys and values are made of, but for the rotary part of keys; 0 for none.
         indexed_keys: Number of keys that an indexer leaves to each query; None where there is no indexer. A text that
@@ -577,6 +584,7 @@ class Dimensions(ShortRepr):
         embed: Width of the rows of the embedding; where it is not d, a projection maps them to d.
         rotary: Number of coordinates of a head that positions rotate.
         unrotated: Layers in which positions rotate nothing.
+        value_scale: The factor of the values of heads.
         residual_scale: The factor of what attention and MLP add to the stream.
         site_scales: Further factors of what single parts of a layer add.
         gate_scale: The factor of the gates of an MLP, before their activation.
@@ -595,7 +603,8 @@ class Dimensions(ShortRepr):
         mixer: The sizes of the mixers, and ``mixer_layers`` those that have one.
         no_attention: Layers without attention.
         no_mlp: Layers without an MLP.
-        wide: Layers whose heads have sizes of their own, ``wide_head_dim`` and ``wide_kv_heads`` (`at`).
+        by_layer: Sizes of heads that differ between the layers, by their names here -> the value in each layer (`at`).
+            The field of that name then has the one that is stated for all.
         key_valued: Layers whose values are made of what their keys are.
         kv_layers: For each layer, the one whose keys and values it attends to; empty if each has its own.
         ple: Width of the embedding that each layer has for a token; 0 for none.
@@ -622,6 +631,7 @@ class Dimensions(ShortRepr):
     logit_scale: float = 1.0
     logit_cap: float | None = None
     embed_scale: float = 1.0
+    value_scale: float = 1.0
     residual_scale: float = 1.0
     site_scales: Mapping[str, float] = field(default_factory=dict)
     gate_scale: float = 1.0
@@ -644,10 +654,12 @@ class Dimensions(ShortRepr):
     router_group_best: int = 2
     router_jitter: float | None = None
     router_scale: float = 1.0
+    shared_weight: float = 1.0
     distance_reach: int = 0
     distance_buckets: int = 0
     gate_limit: float | None = None
     value_dim: int = 0
+    gate_dim: int = 0
     q_latent: int = 0
     kv_latent: int = 0
     latent_eps: float = 0.0
@@ -657,21 +669,24 @@ class Dimensions(ShortRepr):
     mixer_layers: tuple[int, ...] = ()
     no_attention: tuple[int, ...] = ()
     no_mlp: tuple[int, ...] = ()
-    wide: tuple[int, ...] = ()
-    wide_head_dim: int = 0
-    wide_kv_heads: int = 0
+    by_layer: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     key_valued: tuple[int, ...] = ()
     kv_layers: tuple[int, ...] = ()
     ple: int = 0
 
     def at(self, layer: int) -> "Dimensions":
         """Return the sizes that hold in one layer."""
-        return self._at_wide if layer in self.wide else self
+        return self._each[layer] if self.by_layer else self
 
     @cached_property
-    def _at_wide(self) -> "Dimensions":
-        head_dim, kv_heads = self.wide_head_dim, self.wide_kv_heads
-        return replace(self, head_dim=head_dim, kv_heads=kv_heads, rotary=head_dim if self.rotary else 0, wide=())
+    def _each(self) -> tuple["Dimensions", ...]:
+        rows = zip(*self.by_layer.values(), strict=True)
+        return tuple(replace(self, by_layer={}, **dict(zip(self.by_layer, row, strict=True))) for row in rows)
+
+    def most(self, size: str) -> int:
+        """Return the largest value of a size in any layer."""
+        stated: int = getattr(self, size)
+        return max(self.by_layer.get(size, (stated,)))
 
     def kv_layer(self, layer: int) -> int:
         """Return the layer whose keys and values a layer attends to: itself, or an earlier one."""
@@ -679,6 +694,8 @@ class Dimensions(ShortRepr):
 
     def width(self, role: str) -> int:
         """Return the width of a head for a role, its bias or its map: of values for v, o and g, else of queries."""
+        if role == OUTPUT_GATE and self.gate_dim:
+            return self.gate_dim
         return (self.value_dim or self.head_dim) if base_role(role)[0] in ("v", "o", OUTPUT_GATE) else self.head_dim
 
     def eps_of(self, norm: str) -> float:
@@ -828,6 +845,10 @@ def names_of(stored: Stored, layer: int, dims: Dimensions) -> tuple[str, ...]:
     """Return the tensor names (without prefix) of a record entry at one layer: one, one for each expert, or none."""
     if stored.layers in ("attn", "mixer", "ff"):
         present = dims.has_site(stored.layers, layer)
+    elif stored.layers == "local":
+        present = layer in dims.local
+    elif stored.layers == "shared":
+        present = dims.shared_neurons > 0 and layer not in dims.dense
     elif stored.layers in ("keyed", "valued", "key_valued"):
         own, wanted = dims.kv_layer(layer) == layer, stored.layers
         present = own and (wanted == "keyed" or (wanted == "key_valued") == (layer in dims.key_valued))

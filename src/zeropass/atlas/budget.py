@@ -131,7 +131,7 @@ def _running_memory(runner: Runner) -> int:
     index = tokens * len(list_types) * (8 * (runner.options.k + 32) + 12)
     survey = passing_size(d) or tokens * (4 * SCORES + MERGING)
     head, maps = (
-        max(runner.model.dims.head_dim, runner.model.dims.value_dim, runner.model.dims.wide_head_dim),
+        max(map(runner.model.dims.most, ("head_dim", "value_dim"))),
         any(set(MAP_ROLES) & set(job.roles) for job in jobs),
     )
     columns = max(COLUMNS // head, 1) * head if maps else 0

@@ -117,7 +117,6 @@ def identity(model: Model, options: Options, lens: LensMaps | None = None) -> di
             "heads": model.dims.heads,
             "kv_heads": model.dims.kv_heads,
             "head_dim": model.dims.head_dim,
-            **({"value_dim": model.dims.value_dim} if model.dims.value_dim else {}),
             "vocabulary": model.dims.vocab,
             "tied": model.dims.tied,
             "norm": f"{model.family.norm_place}-{model.family.norm}",

@@ -38,6 +38,7 @@ from zeropass.atlas.schema import (
     check_view,
     file_name,
     group_size,
+    head_count,
     head_width,
     lists_file,
     of_address,
@@ -215,7 +216,7 @@ class Atlas(Searchable):
         layers = range(*self.layers)
         if self.is_dictionary:
             return [f"L{layer}.{FEATURE}." for layer in layers]
-        heads = [f"L{layer}.attn.{head}" for layer in layers for head in range(self.model["heads"])]
+        heads = [f"L{layer}.attn.{head}" for layer in layers for head in range(head_count(self.model, layer))]
         return [f"L{layer}.ff." for layer in layers] + heads
 
     def strongest(
@@ -335,7 +336,7 @@ class Atlas(Searchable):
         in_head = place.part in ("attn", "cross") and place.index >= 0
         width = head_width(self.model, place.role, place.layer) if in_head else 0
         for what, value, count in (
-            ("head", place.head, self.model["heads"]),
+            ("head", place.head, head_count(self.model, place.layer)),
             ("expert", place.expert, len(sizes)),
             ("neuron", place.index if place.part == "ff" else -1, sizes[min(max(place.expert, 0), len(sizes) - 1)]),
             ("subhead", place.index if in_head else -1, width),

@@ -47,6 +47,7 @@ __all__ = [
     "check_view",
     "factor_file",
     "file_name",
+    "head_count",
     "head_width",
     "lists_file",
     "of_address",
@@ -225,7 +226,7 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
         if type(value) is not entry_type or (isinstance(value, int) and value < least):
             raise BadAtlas(f"{path}: {name} is {value!r}, which is impossible; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
-    value_dim = manifest["model"].get("value_dim", 1)
+    value_dim, gate_dim = (manifest["model"].get(name, 1) for name in ("value_dim", "gate_dim"))
     integers = isinstance(layers, list) and [type(x) for x in layers] == [int, int]
     ranged = layers is None or (integers and 0 <= layers[0] < layers[1] <= manifest["model"]["layers"])
     mlps, ff_roles = mlps_of(manifest["model"]), manifest["model"]["ff_roles"]
@@ -234,8 +235,9 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     checks: tuple[tuple[str, bool], ...] = (
         ("model.kv_heads", kv_heads > 0 and heads % kv_heads == 0),
         ("model.value_dim", type(value_dim) is int and value_dim > 0),
+        ("model.gate_dim", type(gate_dim) is int and gate_dim > 0),
         ("model.experts", mlps is not None),
-        ("model.wide", _are_heads(manifest["model"])),
+        ("model.by_layer", _are_heads(manifest["model"])),
         *((f"model.{name}", _are_layers(manifest["model"].get(name, []))) for name in LACKING),
         ("model.ff_roles", sorted(map(str, ff_roles)) == sorted(set(map(str, ff_roles)) & set(FF_ROLES))),
         ("options.layers", ranged),
@@ -253,17 +255,32 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
 
 def head_width(sizes: Mapping[str, Any], role: str, layer: int) -> int:
     """Return the width of a head for a role, by the part of a manifest on the model or by `Dimensions` as a dict."""
-    if layer in sizes.get("wide", ()):
-        return int(sizes["wide_head_dim"])
+    if role == OUTPUT_GATE and sizes.get("gate_dim"):
+        return int(sizes["gate_dim"])
     of_values = base_role(role)[0] in ("v", "o", OUTPUT_GATE)
-    width: int = (sizes.get("value_dim") if of_values else 0) or sizes["head_dim"]
+    width: int = (_size_at(sizes, "value_dim", layer) if of_values else 0) or _size_at(sizes, "head_dim", layer)
     return width
 
 
 def group_size(sizes: Mapping[str, Any], layer: int) -> int:
     """Return the number of query heads of a layer that share a key/value head, by the same."""
-    kv_heads: int = sizes["wide_kv_heads" if layer in sizes.get("wide", ()) else "kv_heads"]
-    return int(sizes["heads"]) // kv_heads
+    return head_count(sizes, layer) // _size_at(sizes, "kv_heads", layer)
+
+
+def head_count(sizes: Mapping[str, Any], layer: int) -> int:
+    """Return the number of query heads of a layer, by the same."""
+    return _size_at(sizes, "heads", layer)
+
+
+def _size_at(sizes: Mapping[str, Any], name: str, layer: int) -> int:
+    """Return a size of heads in a layer: its own where they differ between the layers (`Dimensions.by_layer`)."""
+    each = sizes.get("by_layer", {}).get(name)
+    size: int = each[layer] if each else sizes.get(name, 0)
+    return size
+
+
+_HEAD_SIZES = ("heads", "kv_heads", "head_dim", "value_dim")
+"""The sizes of heads that a manifest has for each layer, where they differ."""
 
 
 def _are_layers(value: object) -> bool:
@@ -278,18 +295,21 @@ def mlp_facts(mlps: Mlps) -> dict[str, Any]:
 
 
 def head_facts(dims: Dimensions) -> dict[str, Any]:
-    """Return what a manifest says of layers whose heads have sizes of their own, where a model has them."""
-    facts = {"wide": list(dims.wide), "wide_head_dim": dims.wide_head_dim, "wide_kv_heads": dims.wide_kv_heads}
+    """Return what a manifest says of heads of unequal sizes, where a model has them."""
+    each = {name: list(values) for name, values in dims.by_layer.items() if name in _HEAD_SIZES}
+    facts = {"by_layer": each, "value_dim": dims.value_dim, "gate_dim": dims.gate_dim}
     return {name: value for name, value in facts.items() if value}
 
 
 def _are_heads(model: Mapping[str, Any]) -> bool:
-    """Tell whether the entries on layers whose heads have sizes of their own are possible."""
-    if not (layers := model.get("wide", [])):
-        return _are_layers(layers)
-    head_dim, kv_heads = model.get("wide_head_dim"), model.get("wide_kv_heads")
-    counted = type(head_dim) is int and head_dim > 0 and type(kv_heads) is int and kv_heads > 0
-    return _are_layers(layers) and counted and model["heads"] % kv_heads == 0
+    """Tell whether the entry on sizes of heads that differ between the layers is possible."""
+    each = model.get("by_layer", {})
+    if not isinstance(each, dict) or not {*each} <= {*_HEAD_SIZES}:
+        return False
+    listed = all(isinstance(sizes, list) and len(sizes) == model["layers"] for sizes in each.values())
+    if not listed or any(type(size) is not int or size < 1 for sizes in each.values() for size in sizes):
+        return False
+    return all(head_count(model, n) % _size_at(model, "kv_heads", n) == 0 for n in range(model["layers"]))
 
 
 def hybrid_facts(dims: Dimensions) -> dict[str, list[int]]:

@@ -187,7 +187,7 @@ class _ChangeRunner(Runner):
         """Yield the top pairs of L'R'ᵀ − LRᵀ = (L' − L) R'ᵀ + L (R' − R)ᵀ for every head of a layer."""
         layer = sets[kind[0]].layer
         sides = [_MapSide(self, sets[role], self.map_frame(role)) for role in kind]
-        for head in range(self.model.dims.heads):
+        for head in range(self.model.dims.at(layer).heads):
             factors = (side.head(self.model.kv_head(side.role, head, layer)) for side in sides)
             (left, added_left), (right, added_right) = factors
             lefts, rights = (added_left, left), (right + added_right, added_right)

@@ -107,9 +107,9 @@ class Comparison:
             raise BadModel(f"{tuned.name} is a {_family(tuned)}, {base.name} a {_family(base)}: nothing to compare.")
         sizes = (
             *("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts"),
-            *("shared_neurons", "dense", "dense_neurons", "value_dim", "q_latent", "kv_latent"),
+            *("shared_neurons", "dense", "dense_neurons", "value_dim", "gate_dim", "q_latent", "kv_latent"),
             *("mixer", "mixer_layers", "no_attention", "no_mlp"),
-            *("wide", "wide_head_dim", "wide_kv_heads", "key_valued", "kv_layers", "ple"),
+            *("by_layer", "key_valued", "kv_layers", "ple"),
         )
         for size in sizes:
             before, after = getattr(base.dims, size), getattr(tuned.dims, size)

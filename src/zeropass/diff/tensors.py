@@ -303,7 +303,7 @@ def _is_narrowed(narrow: Tensor, wide: Tensor, stored: tuple[TensorSource, str])
 _CONSTANTS = (
     *("activation", "attention_scale", "attention_cap", "logit_scale", "logit_cap", "embed_scale"),
     *("router_normed", "experts_used", "clip", "window", "local", "rotary", "unrotated", "residual_scale"),
-    *("site_scales", "gate_scale"),
+    *("site_scales", "gate_scale", "value_scale", "shared_weight"),
     *("router_sigmoid", "router_groups", "router_groups_used", "router_scale", "router_jitter"),
     *("distance_reach", "distance_buckets", "gate_limit", "growth", "chunked", "router_group_best", "latent_eps"),
     "eps_behind",

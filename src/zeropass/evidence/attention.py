@@ -50,15 +50,16 @@ def attention(spaces: Spaces, activations: Activations, settings: Settings, tell
     model = spaces.frames.model
     results: list[Result] = []
     blocks = [Block(model, layer) for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)]
-    turn, noise = rotation(model.dims.d, settings.seed), noise_heads(model.dims.d, model.dims.head_dim, settings)
+    turn = rotation(model.dims.d, settings.seed)
+    noise = {block.layer: noise_heads(model.dims.d, block.dims.head_dim, settings) for block in blocks}
     truth = {
-        (block.layer, number): _Truth.of(window, block, noise)
+        (block.layer, number): _Truth.of(window, block, noise[block.layer])
         for number, window in enumerate(activations.attention)
         for block in blocks
     }
     for number, frame in enumerate(spaces.read_frames):
         for block in blocks:
-            pair = _Pair.of(spaces, frame, block, noise, settings.seed)
+            pair = _Pair.of(spaces, frame, block, noise[block.layer], settings.seed)
             agreements = [
                 pair.compared(truth[block.layer, w], window, spaces.rows(frame, block.layer, window.ids), turn)
                 for w, window in enumerate(activations.attention)
@@ -154,7 +155,7 @@ class _Side:
         x = rows @ self.columns.T
         x = x if self.constant is None else self.block.bounded(x + self.constant, self.role)
         heads = self._per_latent(self.block.heads(x), rows)
-        return heads.repeat_interleave(self.block.model.dims.heads // len(heads), 0)
+        return heads.repeat_interleave(self.block.dims.heads // len(heads), 0)
 
     def _per_latent(self, heads: Tensor, rows: Tensor) -> Tensor:
         """Divide queries or keys (heads, t, d_h) of rows (t, d) as the norm of their latent does, if they have one."""
@@ -221,7 +222,7 @@ class _Pair:
         if placed or model.family.alibi or model.has("relative"):
             q_at, k_at = turned(q, at, k.shape[1] - 1), block.turned(k, torch.arange(k.shape[1]))
             logits = q_at @ k_at.mT if random else block.products(q_at, k_at, at)
-            yield TRUE, model.dims.scale_at(block.layer) * logits + (0 if random else block.mask(at, k.shape[1]))
+            yield TRUE, block.dims.scale_at(block.layer) * logits + (0 if random else block.mask(at, k.shape[1]))
         if not placed:
             return
         meeting = block.meeting if model.has("distances") and not random else turned

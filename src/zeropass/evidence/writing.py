@@ -160,16 +160,16 @@ def _heads(spaces: Spaces, activations: Activations, settings: Settings) -> Iter
         scale = _strength(model, activations, layer, "attn")
         rows = {frame: spaces.rows(frame, layer, activations.at) for frame in spaces.map_frames}
         count = 2 * settings.written // 3 * 2
-        items = _head_items(model, len(activations.at), count, settings.generator(5000 + layer))
+        items = _head_items(model.dims.at(layer).heads, len(activations.at), count, settings.generator(5000 + layer))
         yield _head_group(spaces, activations, layer, items, rows, scale)
         yield _random_head_group(spaces, activations, layer, rows, scale, settings)
 
 
-def _head_items(model: Model, positions: int, count: int, generator: torch.Generator) -> list[tuple[int, int]]:
+def _head_items(heads: int, positions: int, count: int, generator: torch.Generator) -> list[tuple[int, int]]:
     """Draw (head, sampled position) pairs: heads in equal numbers, positions at random."""
-    heads = torch.randperm(model.dims.heads, generator=generator).tolist()
+    order = torch.randperm(heads, generator=generator).tolist()
     at = torch.randint(positions, (count,), generator=generator).tolist()
-    return [(heads[i % len(heads)], p) for i, p in enumerate(at)]
+    return [(order[i % heads], p) for i, p in enumerate(at)]
 
 
 def _head_group(
@@ -180,7 +180,7 @@ def _head_group(
     rows: dict[str, Tensor],
     scale: float,
 ) -> Group:
-    model, width = spaces.frames.model, spaces.frames.model.dims.width("v")
+    model, width = spaces.frames.model, spaces.frames.model.dims.at(layer).width("v")
     v, v_bias = activations.kept["v", layer], model.vector("v_bias", layer)
     v = v if model.dims.clip is None else v.clamp(-model.dims.clip, model.dims.clip)
     v = v if v_bias is None else v - v_bias.cpu()
@@ -205,7 +205,7 @@ def _head_group(
 def _random_head_group(
     spaces: Spaces, activations: Activations, layer: int, rows: dict[str, Tensor], scale: float, settings: Settings
 ) -> Group:
-    d, width = spaces.frames.model.dims.d, spaces.frames.model.dims.width("v")
+    d, width = spaces.frames.model.dims.d, spaces.frames.model.dims.at(layer).width("v")
     reads, writes = torch.randn(2, NOISE_HEADS, width, d, generator=settings.generator(9000 + layer)) / d**0.5
     at = torch.randint(len(activations.at), (NOISE_HEADS,), generator=settings.generator(9500 + layer)).tolist()
     inputs, pairs = activations.kept["attn", layer], list(enumerate(at))

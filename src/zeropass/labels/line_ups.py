@@ -8,7 +8,7 @@ import numpy as np
 
 from zeropass.arch.spec import PROJECTION_ROLES
 from zeropass.atlas.read import Atlas
-from zeropass.atlas.schema import head_width
+from zeropass.atlas.schema import head_count, head_width
 from zeropass.labels.results import Listed, ids_of
 from zeropass.model.address import FEATURE, Address, parse
 from zeropass.records.parameters import PairRecord, VectorRecord
@@ -68,7 +68,7 @@ def siblings(place: Address, sizes: Mapping[str, Any]) -> list[Address]:
         count = counts[place.part] if place.part in counts else head_width(sizes, place.role, place.layer)
         others = [replace(place, index=i) for i in range(count)]
     elif place.head >= 0:
-        others = [replace(place, head=i) for i in range(sizes["heads"])]
+        others = [replace(place, head=i) for i in range(head_count(sizes, place.layer))]
     else:
         others = [replace(place, expert=i) for i in range(sizes["experts"])] if place.expert >= 0 else []
     return [other for other in others if other != place]

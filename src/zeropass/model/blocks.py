@@ -61,6 +61,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu_pytorch_tanh": lambda x: functional.gelu(x, approximate="tanh"),
 }
 
+_GATES: dict[str, Callable[[Tensor], Tensor]] = {"sigmoid": torch.sigmoid, "softplus": functional.softplus}
+
 XIELU = ("xielu_above", "xielu_below", "xielu_slope", "xielu_bound")
 """The canonical tensors of the numbers that a layer's xIELU has learned."""
 
@@ -124,7 +126,7 @@ class Block:
         v.latent                 the latent that values are made of, before its norm, in latent attention
         q, k, v                  queries, keys and values as the linear layers give them
         rotated.q, rotated.k     queries and keys as they meet
-        attended, g              what heads attended to, and their output gates before the sigmoid, where they have them
+        attended, g              what heads attended to, and their output gates, where they have them
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
         router                   the weight of each expert
         ple_in                   what these gates give, before the activation function
@@ -237,7 +239,16 @@ class Block:
             return mixed
         gate = self._linear(y, OUTPUT_GATE)
         _record(record, attended=mixed, g=gate)
-        return mixed * gate.sigmoid()
+        return mixed * self.opened(self.per_value(gate))
+
+    def opened(self, gate: Tensor) -> Tensor:
+        """Return what output gates multiply what heads attended to by."""
+        return _GATES[self.model.family.gate](gate)
+
+    def per_value(self, gate: Tensor) -> Tensor:
+        """Repeat output gates (…, gates), where heads have one for several values, for each, (…, heads d_h)."""
+        dims = self.dims
+        return gate.repeat_interleave(dims.width("o") // dims.gate_dim, -1) if dims.gate_dim else gate
 
     def _divided(self, x: Tensor, role: str) -> Tensor:
         """Return what goes into an output layer, divided by its length where a norm stands there."""
@@ -462,7 +473,7 @@ class Block:
             at: Their positions, (tokens,), or one for all.
             reach: The last position of the text (`positions.frequencies`); None for the last of these.
         """
-        rope = self.model.dims.rope_at(self.layer)
+        rope = self.dims.rope_at(self.layer)
         if rope is None:
             return x
         if reach is None and rope.window is not None:
@@ -518,8 +529,8 @@ class Block:
         return self._as_values(self._columns(y, "v"))
 
     def _as_values(self, v: Tensor) -> Tensor:
-        """Clip values (…, width), or norm those of each head, where the family does."""
-        v = self._clipped(v)
+        """Clip and scale values (…, width), or norm those of each head, where the family does."""
+        v = self._clipped(v) * self.dims.value_scale
         if not self.model.family.value_normed:
             return v
         heads = v.reshape(*v.shape[:-1], -1, self.dims.width("v"))
@@ -631,7 +642,8 @@ class Block:
         share = self._shares(logits) if dims.router_jitter is None else self._mixed(logits, dims.router_jitter)
         if not dims.shared_neurons:
             return share
-        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else torch.ones_like(share[..., :1])), -1)
+        plain = torch.full_like(share[..., :1], dims.shared_weight)
+        return torch.cat((share, of_shared.sigmoid() if of_shared.shape[-1] else plain), -1)
 
     def _shares(self, logits: Tensor) -> Tensor:
         """Return the weights of routed experts by their scores."""

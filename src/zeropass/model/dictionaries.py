@@ -240,7 +240,8 @@ def _require(model: Model, file: DictionaryFile) -> None:
         _require_hook(model, file, hook)
         if what == "decoders" and _place_at(hook, "write") is None:
             raise BadDictionary(f"{file.place}: nothing is written at {hook}, where its decoders should write.")
-        width = model.dims.heads * model.dims.at(hook.layer).width("o") if hook.name == "attn.hook_z" else model.dims.d
+        dims = model.dims.at(hook.layer)
+        width = dims.heads * dims.width("o") if hook.name == "attn.hook_z" else dims.d
         if vectors.width != width:
             raise BadDictionary(
                 f"{file.place} has {what} of width {vectors.width}; {model.name} has {width} at {hook}."

@@ -203,8 +203,9 @@ class BlockMeans:
         diagonal = weights.diagonal(dim1=-2, dim2=-1)[..., _FIRST:]
         if block.model.family.gated:
             attended, gate = (self._window.pop(name)[:, _FIRST:] for name in ("attended", OUTPUT_GATE))
-            self._add_rows(OUTPUT_GATE, attended * slope(torch.sigmoid, gate))
-            diagonal = diagonal[..., None] * block.heads(gate.sigmoid(), "o")
+            gate = block.per_value(gate)
+            self._add_rows(OUTPUT_GATE, attended * slope(block.opened, gate))
+            diagonal = diagonal[..., None] * block.heads(block.opened(gate), "o")
         self._mean("diagonal").add(diagonal.sum((0, 2)), diagonal.shape[0] * diagonal.shape[2])
 
     def _of_heads(self) -> Tensor:
@@ -214,15 +215,16 @@ class BlockMeans:
         what the head attended to. A latent that the values are made of has the mean slope of its norm (docs/theory.md
         §3).
         """
-        dims, latent = self.block.model.dims, self.block.model.layout.latent_of("v")
+        dims, latent = self.block.dims, self.block.model.layout.latent_of("v")
         reads, o = self.block.matrix(PRODUCTS["v"][0] if latent else "v"), self.block.matrix("o")
         v, o = (rows.reshape(-1, dims.width("v"), rows.shape[1]) for rows in (reads, o))
         total = torch.zeros(v.shape[-1], dims.d, device=o.device)
         for head, weight in enumerate(self._means["diagonal"].value):
-            total += (weight * v[head // dims.group].T) @ o[head]
+            total += (dims.value_scale * weight * v[head // dims.group].T) @ o[head]
         total = self.block.matrix(latent).T @ self._slope("v.latent", f"{latent}_norm") @ total if latent else total
         if self.block.model.family.gated:
-            total += (self.block.matrix(OUTPUT_GATE).T * self._means[OUTPUT_GATE].value) @ o.flatten(0, 1)
+            gates = self.block.per_value(self.block.matrix(OUTPUT_GATE).T)
+            total += (gates * self._means[OUTPUT_GATE].value) @ o.flatten(0, 1)
         return total
 
     # Mixers

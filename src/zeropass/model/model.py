@@ -65,6 +65,7 @@ _DEFAULTS = {
     "experts_used": 1,
     "logit_scale": 1.0,
     "embed_scale": 1.0,
+    "value_scale": 1.0,
     "residual_scale": 1.0,
     "site_scales": {},
     "gate_scale": 1.0,
@@ -81,12 +82,13 @@ _DEFAULTS = {
     "router_groups_used": 1,
     "router_group_best": 2,
     "router_scale": 1.0,
+    "shared_weight": 1.0,
     "value_dim": 0,
+    "gate_dim": 0,
     "q_latent": 0,
     "kv_latent": 0,
     "latent_eps": 0.0,
-    "wide_head_dim": 0,
-    "wide_kv_heads": 0,
+    "by_layer": {},
     "ple": 0,
     "eps_behind": 0.0,
 }
@@ -200,7 +202,9 @@ class Model(ShortRepr):
         parts = self._parts(what, layer)
         if len(parts) == 1:
             part, name = parts[0]
-            return torch.from_numpy(self._with_gain(part, layer, self._picked(part, name, start, stop))).contiguous()
+            return torch.from_numpy(
+                self._with_gain(part, layer, self._picked(part, name, layer, start, stop))
+            ).contiguous()
         self._name(what, layer)
         rows = [torch.from_numpy(rows) for rows in self._of_parts(parts, layer, start, stop)]
         return torch.cat(rows) if rows else torch.empty(0, self.dims.d)
@@ -224,7 +228,7 @@ class Model(ShortRepr):
         parts = self._parts(what, layer)
         if not parts or any(name not in self._names for _, name in parts):
             return None
-        each = [self._entries(part, name) for part, name in parts]
+        each = [self._entries(part, name, layer) for part, name in parts]
         values = each[0] if len(each) == 1 else torch.stack(each) if what == "value_bias" else torch.cat(each)
         values = values.to(self.device)
         return values + offset if (offset := self.layout.offset_of(what)) else values
@@ -486,7 +490,6 @@ class Model(ShortRepr):
         """Raise CannotRun, naming what is asked for, for a model whose layers differ in more than it knows."""
         dims = self.dims
         reasons = {
-            "the heads of some layers have sizes of their own": dims.wide,
             "some layers attend to the keys and values of others": dims.kv_layers,
             "a token has an embedding of its own in each layer": dims.ple,
             "the stream is multiplied by a factor behind each layer": self.has("layer_scalar"),
@@ -556,7 +559,7 @@ class Model(ShortRepr):
             for name in self._tensors(stored, layer)
         ]
 
-    def _entries(self, what: str, name: str) -> Tensor:
+    def _entries(self, what: str, name: str, layer: int) -> Tensor:
         """Return the canonical entries of a stored vector."""
         values, stored = torch.from_numpy(self.source.rows(name)), self._stored(what)
         if stored.negative_exp:
@@ -565,13 +568,13 @@ class Model(ShortRepr):
                     f"{self.source.path}: tensor {name} has values above zero, which no rate of decay has."
                 )
             values = torch.log(-values)
-        index = row_index(stored, what, self.dims)
+        index = row_index(stored, what, self.dims.at(layer))
         return values if index is None else values[index]
 
-    def _picked(self, what: str, name: str, start: int, stop: int) -> Float32:
+    def _picked(self, what: str, name: str, layer: int, start: int, stop: int) -> Float32:
         """Return canonical rows ``start:stop`` of a tensor, reading no more than the span that holds them."""
         stored = self._stored(what)
-        index = row_index(stored, what, self.dims)
+        index = row_index(stored, what, self.dims.at(layer))
         if what in get_args(TokenTable):
             return self.source.rows(name, start, stop, spare=self.vocab.unused[start:stop])
         if index is None:
@@ -605,7 +608,7 @@ class Model(ShortRepr):
             size = canonical_rows(part, self.dims.at(layer))
             span = max(start - first, 0), min(stop - first, size)
             if span[0] < span[1]:
-                yield self._with_gain(part, layer, self._picked(part, name, *span))
+                yield self._with_gain(part, layer, self._picked(part, name, layer, *span))
             first += size
 
 

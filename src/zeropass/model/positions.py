@@ -127,7 +127,7 @@ def position_bias(model: Model, head: int, offsets: Tensor, layer: int = 0) -> T
     """
     dims, family = model.dims, model.family
     if family.alibi:
-        slope = _alibi_slopes(dims.heads)[head]
+        slope = _alibi_slopes(dims.at(layer).heads)[head]
         return -slope * offsets * (dims.attention_scale if family.alibi == "scaled" else 1.0)
     if not model.has("relative"):
         return None
@@ -157,7 +157,7 @@ def distance_vectors(model: Model, role: str, layer: int) -> Tensor | None:
     name = f"distance_{role}" if model.has(f"distance_{role}") else role
     vectors, bias = rows @ model.matrix(name, layer).T, model.vector(f"{name}_bias", layer)
     vectors = vectors if bias is None else vectors + bias
-    return vectors.reshape(len(rows), -1, model.dims.head_dim).transpose(0, 1)
+    return vectors.reshape(len(rows), -1, model.dims.at(layer).head_dim).transpose(0, 1)
 
 
 def distance_rows(model: Model, offsets: Tensor) -> Tensor:

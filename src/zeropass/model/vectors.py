@@ -224,10 +224,10 @@ def require_head(model: Model, address: Address) -> None:
     if address.role in MAP_ROLES and address.role not in maps:
         reason = _reason(model, address.role, address.layer)
         raise BadAddress(f"{address}: {model.name} has no {address.role}{reason}; its heads have {', '.join(maps)}.")
-    if not 0 <= address.head < model.dims.heads:
-        raise BadAddress(
-            f"{address}: head {address.head} is out of range, {model.name} has heads 0 to {model.dims.heads - 1}."
-        )
+    heads = model.dims.at(address.layer).heads
+    if not 0 <= address.head < heads:
+        there = f"layer {address.layer} of {model.name}" if "heads" in model.dims.by_layer else model.name
+        raise BadAddress(f"{address}: head {address.head} is out of range, {there} has heads 0 to {heads - 1}.")
 
 
 def kind_of(model: Model, layer: int, role: str) -> tuple[Side, tuple[str, ...]]:
@@ -313,7 +313,7 @@ def count_of(model: Model, layer: int, role: str) -> int:
         return tables[role][2] if role in tables else 1
     if role == "ff_bias":
         return len(model.dims.mlps.sizes(layer))
-    return model.dims.heads if base_role(role) in ("q_bias", "v_bias") else 1
+    return model.dims.at(layer).heads if base_role(role) in ("q_bias", "v_bias") else 1
 
 
 def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | None) -> VectorSet:
@@ -429,14 +429,15 @@ def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
     """
     inner = role.removesuffix("_bias")
     outer = inner[:-1] + {"q": "k", "v": "o"}[inner[-1]]
-    bias, width = _required(model, role, layer), model.dims.at(layer).width(role)
+    bias, dims = _required(model, role, layer), model.dims.at(layer)
+    heads, width = range(dims.heads), dims.width(role)
     if inner == "q" and (factors := lengthening(model, layer)) is not None:
         bias = bias * factors.repeat(len(bias) // width)
     rows = []
-    for head in range(model.dims.heads):
+    for head in heads:
         start = model.kv_head(inner, head, layer) * width
         rows.append(bias[start : start + width] @ model.head(outer, layer, head))
-    addresses = tuple(Address(layer, site_of(role), head=head, role=role) for head in range(model.dims.heads))
+    addresses = tuple(Address(layer, site_of(role), head=head, role=role) for head in heads)
     side, frames = kind_of(model, layer, role)
     place = reads_at(model, layer, role)
     return VectorSet(

@@ -14,7 +14,7 @@ from rich.rule import Rule
 from rich.text import Text
 
 from zeropass.arch.spec import RELATIVE, judge_space
-from zeropass.atlas.schema import layers_with
+from zeropass.atlas.schema import head_count, layers_with
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.model.address import Address
 from zeropass.records.parameters import PairRecord, Record, Token, TokenScore, VectorRecord
@@ -61,12 +61,13 @@ def _introduce(console: Console, atlas: Atlas) -> None:
     """Print what the model is, how its lists are read, and the note of the atlas."""
     model = atlas.model
     family = escape(shown_text(model["family"]))
+    heads = sorted({head_count(model, layer) for layer in range(model["layers"])})
     console.print(Rule(Text(shown_text(model["name"], limit=200), style="bold")))
     if atlas.title:
         console.print(Text(f"What it is: {shown_text(atlas.title, limit=300)}."))
     console.print(
         f"A {family} model: {model['layers']} layers, width {model['d']}, {model['neurons']:,} neurons and "
-        f"{model['heads']} heads a layer, {model['vocabulary']:,} tokens. "
+        f"{' or '.join(map(str, heads))} heads a layer, {model['vocabulary']:,} tokens. "
         f"{atlas.manifest['lists']:,} lists of words were read from "
         f"{'the features of a dictionary' if atlas.is_dictionary else 'its weights'}"
         f"{', through a lens (below)' if atlas.lens else '; it was never run'}.\n",
@@ -237,7 +238,7 @@ def _next(console: Console, atlas: Atlas) -> None:
     neuron = str(Address(late, "ff", index=index, expert=expert))
     if atlas.is_dictionary:
         neuron = f"L{first}.sae.0"
-    head = f"L{middle}.attn.{min(7, atlas.model['heads'] - 1)}.vo"
+    head = f"L{middle}.attn.{min(7, head_count(atlas.model, middle) - 1)}.vo"
     console.print(Rule("Next", align="left"))
     unit = "a feature" if atlas.is_dictionary else "a neuron"
     commands = [

@@ -99,6 +99,8 @@ class Transplant:
             )
         if self.onto.dims.group > 1 or self.base.dims.group > 1:
             notes.append("Changes of heads stay behind: key and value heads are shared.")
+        elif any(dims.value_dim or dims.by_layer for dims in (self.base.dims, self.onto.dims)):
+            notes.append("Changes of heads stay behind: not all vectors of heads, or not all layers, have one width.")
         return tuple(notes)
 
     def null(self, seed: int) -> "Transplant":
@@ -119,16 +121,16 @@ class Transplant:
         """Return B's tensors of one layer after the change."""
         tensors = self._neurons(moved, strength)
         tensors |= self._biases(moved, strength)
-        if self.onto.dims.group == self.base.dims.group == 1 and not self._latent:
+        if self.onto.dims.group == self.base.dims.group == 1 and not self._uneven:
             tensors |= self._heads(moved, strength, "vo")
             if self._same_positions:
                 tensors |= self._heads(moved, strength, "qk")
         return tensors
 
     @property
-    def _latent(self) -> bool:
-        """True if the heads of a model read through latents, where a map is no pair of tensors of its own."""
-        return bool(self.base.dims.kv_latent or self.onto.dims.kv_latent)
+    def _uneven(self) -> bool:
+        """True if the heads of a model read through latents, where a map is no pair of tensors, or differ in width."""
+        return any(dims.kv_latent or dims.value_dim or dims.by_layer for dims in (self.base.dims, self.onto.dims))
 
     @property
     def _same_positions(self) -> bool:

@@ -16,6 +16,7 @@ from zeropass.arch.families.llama import FAMILIES as LLAMAS
 from zeropass.arch.families.seq2seq import FAMILIES as ENCODER_DECODERS
 from zeropass.arch.families.sigmoid_experts import FAMILIES as SIGMOID_EXPERTS
 from zeropass.arch.families.t5gemma import FAMILIES as GEMMA_ENCODER_DECODERS
+from zeropass.arch.families.uneven import FAMILIES as UNEVEN
 from zeropass.arch.spec import Family
 
 __all__ = ["FAMILIES"]
@@ -27,6 +28,7 @@ FAMILIES: tuple[Family, ...] = (
     *DECODERS,
     *EXPERTS,
     *SIGMOID_EXPERTS,
+    *UNEVEN,
     *LATENT,
     *HYBRIDS,
     *GGUF_EXPERTS,

@@ -50,8 +50,8 @@ _HF = replace(
         "sharing": ("num_kv_shared_layers",),
         "wider_sharing": ("use_double_wide_mlp",),
         "keys_are_values": ("attention_k_eq_v",),
-        "wide_head_dim": ("global_head_dim",),
-        "wide_kv_heads": ("num_global_key_value_heads",),
+        "global_head_dim": ("global_head_dim",),
+        "key_valued_kv_heads": ("num_global_key_value_heads",),
         "layer_sizes": ("per_layer_config",),
     },
     tensors={
@@ -70,7 +70,7 @@ _HF = replace(
     defaults={
         "window": 512,
         "head_dim": 256,
-        "wide_head_dim": 512,
+        "global_head_dim": 512,
         "rope": {
             "sliding_attention": {"rope_type": "default", "rope_theta": 10000.0},
             "full_attention": {"rope_type": "proportional", "partial_rotary_factor": 0.25, "rope_theta": 1000000.0},
@@ -189,9 +189,10 @@ _EXPERT_NAMES = {
 }
 _KEYS_OF = {  # llama.cpp states the sizes of layers without a window first, those of the others as ``_swa``
     "head_dim": ("attention.key_length_swa",),
-    "wide_head_dim": ("attention.key_length",),
-    "wide_kv_heads": ("attention.head_count_kv",),
+    "global_head_dim": ("attention.key_length",),
+    "each_kv_heads": ("attention.head_count_kv",),
     "rotary": ("rope.dimension_count_swa",),
+    "global_rotary": ("rope.dimension_count",),
     "local_every": (),
     "sharing": ("attention.shared_kv_layers",),
     "layer_neurons": ("feed_forward_length",),

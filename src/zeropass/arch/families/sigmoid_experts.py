@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from zeropass.arch.families.dense import COHERE2
 from zeropass.arch.families.experts import DOTS1, GLM4_MOE, GLM4_MOE_QK, gated, share
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import (
@@ -345,4 +346,77 @@ KOLIBRI1 = replace(
     },
 )
 
-FAMILIES = (EXAONE_MOE, SOLAR_OPEN, SARVAM_MOE, HY_V3, LLAMA4, LLAMA4_BARE, AFMOE, FLINT, KOLIBRI1)
+_COHERE_HF = COHERE2.layouts[0]
+_COHERE_CONFIG = {
+    **_COHERE_HF.config,
+    "dense_neurons": ("prefix_dense_intermediate_size", "intermediate_size"),
+    "dense_rotated": ("prefix_dense_sliding_window_pattern",),
+    "mlp_kinds": ("mlp_layer_types",),
+    "dense_first": ("first_k_dense_replace",),
+    "experts": ("num_experts",),
+    "experts_used": ("num_experts_per_tok",),
+    "shared_experts": ("num_shared_experts",),
+    "sharing_of_experts": ("shared_expert_combination_strategy",),
+    "router_sigmoid": ("expert_selection_fn",),
+}
+COHERE2_MOE = replace(
+    COHERE2,
+    name="cohere2_moe",
+    model_types=("cohere2_moe",),
+    router_normed=True,
+    layouts=(
+        replace(
+            _COHERE_HF,
+            config=_COHERE_CONFIG,
+            tensors={
+                **{name: stored for name, stored in _COHERE_HF.tensors.items() if ".mlp." not in stored.name},
+                **{
+                    name: replace(stored, layers="shared") if name.startswith("shared_") else stored
+                    for name, stored in _EXPERTS.items()
+                    if name != _CORRECTION
+                },
+            },
+            constants={**_COHERE_HF.constants, "kinds_required": True},
+        ),
+    ),
+    config={
+        "activation": "silu",
+        "experts": 8,
+        "experts_used": 2,
+        "dense_rotated": 1,
+        "head_dim": 128,
+        "sharing_of_experts": "average",
+    },
+    when={
+        "rms_norm_eps": (None,),
+        "expert_selection_fn": ("softmax", "sigmoid", None),
+        "shared_expert_combination_strategy": ("average", "sum", None),
+        "norm_topk_prob": (True, None),
+    },
+)
+COHERE2_MOE_RMS = replace(
+    COHERE2_MOE,
+    norm="rms",
+    layouts=(
+        replace(
+            COHERE2_MOE.layouts[0],
+            config={**_COHERE_CONFIG, "eps": ("rms_norm_eps",)},
+            harmless=("layer_norm_eps",),
+        ),
+    ),
+    when={key: values for key, values in COHERE2_MOE.when.items() if key != "rms_norm_eps"},
+)
+
+FAMILIES = (
+    COHERE2_MOE,
+    COHERE2_MOE_RMS,
+    EXAONE_MOE,
+    SOLAR_OPEN,
+    SARVAM_MOE,
+    HY_V3,
+    LLAMA4,
+    LLAMA4_BARE,
+    AFMOE,
+    FLINT,
+    KOLIBRI1,
+)

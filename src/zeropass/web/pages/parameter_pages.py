@@ -8,7 +8,7 @@ from typing import Any
 import zeropass as zp
 from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
 from zeropass.atlas import distributions, neighbours, summary
-from zeropass.atlas.schema import group_size, head_width
+from zeropass.atlas.schema import group_size, head_count, head_width
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import FEATURE, Address, parse
 from zeropass.records.overviews import Telling
@@ -103,7 +103,7 @@ def _adjacent_paths(context: Context, place: Address) -> tuple[str | None, str |
     """Return the paths of the previous and next parameter of the same kind, as far as the sizes of the model tell."""
     model = context.atlas.model
     if is_head(place):
-        field, current, count = "head", place.head, model["heads"]
+        field, current, count = "head", place.head, head_count(model, place.layer)
     elif place.index >= 0 and place.head >= 0:
         field, current, count = "index", place.index, head_width(model, place.role, place.layer)
     elif place.index >= 0 and place.part == "ff":
