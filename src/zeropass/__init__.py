@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from zeropass.atlas.weights import lens_of
     from zeropass.diff.change_atlas import build_change
     from zeropass.diff.diff_folder import write_diff
+    from zeropass.diff.monitor import fired_passages
     from zeropass.diff.results import Diff
     from zeropass.diff.run import compare
     from zeropass.evidence.proof import prove
@@ -95,6 +96,7 @@ __all__ = [
     "collect_evidence",
     "compare",
     "export_site",
+    "fired_passages",
     "kept_labels",
     "label",
     "lens_of",
@@ -142,6 +144,7 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.weights": ("lens_of",),
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),
+    "zeropass.diff.monitor": ("fired_passages",),
     "zeropass.diff.results": ("Diff",),
     "zeropass.diff.diff_folder": ("write_diff",),
     "zeropass.evidence.proof": ("prove",),
