@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from zeropass.diff.against_results import Against
     from zeropass.diff.change_atlas import build_change
     from zeropass.diff.diff_folder import write_diff
+    from zeropass.diff.monitor import fired_passages
     from zeropass.diff.results import Diff
     from zeropass.diff.run import compare
     from zeropass.evidence.proof import prove
@@ -100,6 +101,7 @@ __all__ = [
     "collect_evidence",
     "compare",
     "export_site",
+    "fired_passages",
     "kept_labels",
     "label",
     "lens_of",
@@ -152,6 +154,7 @@ _NAMES_BY_MODULE = {
     "zeropass.diff.against_results": ("Against",),
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),
+    "zeropass.diff.monitor": ("fired_passages",),
     "zeropass.diff.results": ("Diff",),
     "zeropass.diff.diff_folder": ("write_diff",),
     "zeropass.evidence.proof": ("prove",),

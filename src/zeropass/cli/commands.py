@@ -12,6 +12,7 @@ from typing import Annotated, Any, cast
 import typer
 
 import zeropass as zp
+from zeropass._io.atomic import write_json
 from zeropass._io.parse import read_lines, read_text, read_words
 from zeropass._io.progress import reporting, waiting
 from zeropass.align.render import render_alignment, render_matches
@@ -54,6 +55,7 @@ from zeropass.cli.options import (
 )
 from zeropass.cli.output import duration, print_json, print_records, text_output
 from zeropass.diff.against_render import render_against
+from zeropass.diff.passage_table import render_passages
 from zeropass.diff.render import render_diff
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
@@ -539,6 +541,9 @@ def diff(
     watch: Annotated[
         Path | None, typer.Option(help="A file of words, one a line: does the change concern them?")
     ] = None,
+    text: Annotated[
+        Path | None, typer.Option(help="A UTF-8 text file to run BASE on once: which passages fire the change?")
+    ] = None,
     atlas: Annotated[
         bool, typer.Option("--build", help="Also build an atlas of the change, for show and find, in OUT/atlas.")
     ] = False,
@@ -554,9 +559,10 @@ def diff(
         raise BadOption("diff compares BASE with TUNED, or with --adapter PLACE: give one of the two.")
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
-    if against is not None and (given := "--watch" if watch else "--build" if atlas else ""):
+    if against is not None and (given := "--watch" if watch else "--build" if atlas else "--text" if text else ""):
         raise BadOption(f"{given} is about one change; --against compares two.")
     words = read_words(watch, "--watch") if watch else ()
+    prose = read_text(text) if text else ""
     with reporting() as report:
         report("opening", 0, 1)
         model = zp.open_model(base, device=device)
@@ -568,17 +574,24 @@ def diff(
                 zp.write_against(result, out)
             _print_against(result, out, as_json)
             return
+        # before the comparison, because it refuses a model or a text that cannot be run at once
+        passages = zp.fired_passages(model, other, prose, source=text.name, progress=report) if text else None
         if atlas:  # before the comparison, because it refuses an unusable folder at once
             out = out or Path("diff") / f"{default_name(base)}-{'+'.join(map(default_name, adapters or [str(tuned)]))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
         comparison = zp.compare(model, other, watch=words, progress=report)
         if out is not None:
             zp.write_diff(comparison, out)
-    if not print_json(comparison.to_json(), as_json):
+            if passages is not None:
+                write_json(out / "passages.json", passages.to_json())
+    if not print_json(comparison.to_json() | ({"passages": passages.to_json()} if passages else {}), as_json):
         with text_output() as console:
             console.print(render_diff(comparison))
+            if passages is not None:
+                console.print()
+                console.print(render_passages(passages))
         if out is not None:
-            more = "; atlas (zeropass show, find)" if atlas else ""
+            more = (", passages.json" if passages else "") + ("; atlas (zeropass show, find)" if atlas else "")
             print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
 
 

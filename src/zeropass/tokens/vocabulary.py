@@ -200,8 +200,13 @@ class Vocabulary(ShortRepr):
 
     def encode(self, text: str) -> list[int]:
         """Split a text into token ids, without special tokens around it; raise BadModel if that fails."""
+        return self.encode_with_places(text)[0]
+
+    def encode_with_places(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Split a text as `encode` does, and return with the ids where the characters of each token begin and end."""
         with refusing(f"{self.path}: this tokenizer cannot split {escape(repr(text))}"):
-            return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
+            encoding = self._tokenizer.encode(text, add_special_tokens=False)
+            return [int(i) for i in encoding.ids], [(int(start), int(stop)) for start, stop in encoding.offsets]
 
     @cached_property
     def around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
