@@ -51,7 +51,15 @@ WITHOUT_TORCH = (
         "render.terminal",
         "render.tour",
     ),
-    *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
+    *(
+        "align.render",
+        "align.results",
+        "diff.render",
+        "diff.results",
+        "diff.screen_results",
+        "stitch.render",
+        "stitch.results",
+    ),
     *("labels.render", "labels.results", "labels.run"),
     *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),
 )

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from zeropass.diff.diff_folder import write_diff
     from zeropass.diff.results import Diff
     from zeropass.diff.run import compare
+    from zeropass.diff.screen import screen
+    from zeropass.diff.screen_results import Screening, thresholds_of
+    from zeropass.diff.thresholds import write_thresholds
     from zeropass.evidence.proof import prove
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.evidence.run import collect_evidence
@@ -78,6 +81,7 @@ __all__ = [
     "Options",
     "Proof",
     "Push",
+    "Screening",
     "Sources",
     "Stitch",
     "StitchOptions",
@@ -114,13 +118,16 @@ __all__ = [
     "read_alignment",
     "read_evidence",
     "read_lens",
+    "screen",
     "serve",
     "serve_mcp",
     "stitch_models",
+    "thresholds_of",
     "top_pairs",
     "translate",
     "transplant",
     "write_diff",
+    "write_thresholds",
 ]
 
 __version__ = "0.1.0"
@@ -142,6 +149,9 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.weights": ("lens_of",),
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),
+    "zeropass.diff.screen": ("screen",),
+    "zeropass.diff.screen_results": ("Screening", "thresholds_of"),
+    "zeropass.diff.thresholds": ("write_thresholds",),
     "zeropass.diff.results": ("Diff",),
     "zeropass.diff.diff_folder": ("write_diff",),
     "zeropass.evidence.proof": ("prove",),
