@@ -78,7 +78,7 @@ def screen(
         >>> import zeropass as zp
         >>> screening = zp.screen("models/first", ["models/tunes/reviews", "models/none"])
         >>> [(row.name, row.answer) for row in screening]
-        [('models/none', 'unreadable'), ('models/tunes/reviews', 'topic')]
+        [('models/none', 'unreadable'), ('models/tunes/reviews', 'nothing')]
     """
     report = callback(progress)
     report("opening", 0, 1)

@@ -126,13 +126,13 @@ class Screening(ShortRepr, AsTable, Several[Screened]):
     Attributes:
         base: Name, hash and stored types of the base.
         rows: The changes.
-        method: Settings, and the version of zeropass.
+        method: Settings on which the rows depend.
 
     Example:
         >>> import zeropass as zp
         >>> screening = zp.screen("models/first", ["models/tunes/reviews"])
         >>> screening[0].finding.answer, screening[0].method, screening[0].rank
-        ('topic', 'LORA', 8)
+        ('nothing', 'LORA', 8)
     """
 
     base: dict[str, Any]
@@ -167,6 +167,14 @@ def thresholds_of(screening: Screening) -> Thresholds:
 
     Raises:
         BadOption: There are too few of them.
+
+    Example:
+        >>> import zeropass as zp
+        >>> try:
+        ...     zp.thresholds_of(zp.screen("models/first", ["models/tunes/reviews"]))
+        ... except zp.ZeropassError as error:
+        ...     print(str(error).rpartition("; ")[2])
+        there are 1.
     """
     judged = {row.sha256: row for row in screening.rows if not row.error and row.finding.answer != "unjudged"}
     changes = (

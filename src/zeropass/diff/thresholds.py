@@ -81,10 +81,30 @@ def _threshold(values: Sequence[float]) -> float:
 
 
 def write_thresholds(thresholds: Thresholds, path: Path | None = None) -> Path:
-    """Write thresholds to a file, or into the cache, where `diff` and `screen` find them; return the path.
+    """Write thresholds to a file, or into the cache, where `diff` and `screen` find them.
+
+    Args:
+        thresholds: The thresholds.
+        path: The file; the cache if not given.
+
+    Returns:
+        The path of the file.
 
     Raises:
         BadOption: The file cannot be written; the message names it.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> import zeropass as zp
+        >>> from zeropass.diff.thresholds import Benign, Thresholds
+        >>> changes = tuple(Benign(name=f"run-{n}", sha256=f"{n}", excess=3 + n / 10, lead=1.0) for n in range(8))
+        >>> limits = Thresholds(base="the hash of the base", changes=changes)
+        >>> round(limits.excess, 2), limits.lead
+        (4.08, 1.0)
+        >>> with TemporaryDirectory() as folder:
+        ...     zp.write_thresholds(limits, Path(folder) / "thresholds.json").name
+        'thresholds.json'
     """
     try:
         path = path or _cached(thresholds.base)
