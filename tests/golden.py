@@ -181,6 +181,7 @@ def _two(golden: Golden) -> None:
     golden.run("diff-json", "diff", first, tuned, "--json")
     golden.run("against", "diff", first, tuned, "--against", MODELS / "tunes" / "reviews", "--out", change / "against")
     golden.files(change / "against")
+    golden.run("screen", "screen", tuned, "--base", first, "--out", golden.folder / "screen")
     evidence, stitch = golden.folder / "evidence", golden.folder / "stitch"
     golden.run("prove", "prove", first, "--tokens", "32")
     golden.run("evidence", "evidence", first, "--out", evidence, "--tokens", "600")

@@ -52,7 +52,7 @@ WITHOUT_TORCH = (
         "render.tour",
     ),
     *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
-    *("diff.against_render", "diff.against_results"),
+    *("diff.against_render", "diff.against_results", "diff.screen_results"),
     *("labels.render", "labels.results", "labels.run"),
     *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),
 )

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
     from zeropass.diff.monitor import fired_passages
     from zeropass.diff.results import Diff
     from zeropass.diff.run import compare
+    from zeropass.diff.screen import screen
+    from zeropass.diff.screen_results import Screening, thresholds_of
+    from zeropass.diff.thresholds import write_thresholds
     from zeropass.evidence.proof import prove
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.evidence.run import collect_evidence
@@ -83,6 +86,7 @@ __all__ = [
     "Options",
     "Proof",
     "Push",
+    "Screening",
     "Sources",
     "Stitch",
     "StitchOptions",
@@ -122,14 +126,17 @@ __all__ = [
     "read_alignment",
     "read_evidence",
     "read_lens",
+    "screen",
     "serve",
     "serve_mcp",
     "stitch_models",
+    "thresholds_of",
     "top_pairs",
     "translate",
     "transplant",
     "write_against",
     "write_diff",
+    "write_thresholds",
 ]
 
 __version__ = "0.1.0"
@@ -155,6 +162,9 @@ _NAMES_BY_MODULE = {
     "zeropass.diff.change_atlas": ("build_change",),
     "zeropass.diff.run": ("compare",),
     "zeropass.diff.monitor": ("fired_passages",),
+    "zeropass.diff.screen": ("screen",),
+    "zeropass.diff.screen_results": ("Screening", "thresholds_of"),
+    "zeropass.diff.thresholds": ("write_thresholds",),
     "zeropass.diff.results": ("Diff",),
     "zeropass.diff.diff_folder": ("write_diff",),
     "zeropass.evidence.proof": ("prove",),

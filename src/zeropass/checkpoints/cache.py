@@ -14,6 +14,7 @@ CONTENTS = {
     "lenses": "lenses, which zeropass calibrate makes",
     "evidence": "verdicts, which zeropass evidence makes",
     "proofs": "proofs, which zeropass prove makes",
+    "thresholds": "what benign changes of a model reach, which zeropass screen --benign keeps",
     "labels": "sentences that zeropass label had another program write",
     "demo": "demo models",
     "text": "texts that evidence is measured on",

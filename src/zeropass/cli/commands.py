@@ -7,7 +7,7 @@ import webbrowser
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -49,6 +49,7 @@ from zeropass.cli.options import (
     Model,
     OrVector,
     Second,
+    ThresholdsOption,
     Tokens,
     Weights,
     Where,
@@ -57,6 +58,7 @@ from zeropass.cli.output import duration, print_json, print_records, text_output
 from zeropass.diff.against_render import render_against
 from zeropass.diff.passage_table import render_passages
 from zeropass.diff.render import render_diff
+from zeropass.diff.screen_render import render_screening
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.labels.render import render_labels
@@ -67,6 +69,9 @@ from zeropass.stitch.render import render_classes, render_stitch
 from zeropass.tokens.vocabulary import View, shown_text
 
 __all__ = ["app"]
+
+FailOn = Literal["narrow", "topic"]
+"""The kinds of change that end a command with exit code 1."""
 
 app: typer.Typer = typer.Typer(
     name="zeropass",
@@ -550,6 +555,7 @@ def diff(
     layers: Annotated[
         str | None, typer.Option(metavar="A:B", help="With --build: layers A to B-1; all if not given.")
     ] = None,
+    thresholds: ThresholdsOption = "auto",
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
@@ -579,7 +585,7 @@ def diff(
         if atlas:  # before the comparison, because it refuses an unusable folder at once
             out = out or Path("diff") / f"{default_name(base)}-{'+'.join(map(default_name, adapters or [str(tuned)]))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
-        comparison = zp.compare(model, other, watch=words, progress=report)
+        comparison = zp.compare(model, other, watch=words, thresholds=thresholds, progress=report)
         if out is not None:
             zp.write_diff(comparison, out)
             if passages is not None:
@@ -602,6 +608,54 @@ def _print_against(result: Any, out: Path | None, as_json: bool) -> None:
             console.print(render_against(result))
         if out is not None:
             print(f"{shown_text(str(out), limit=500)}: against.json, matrices.parquet.")
+
+
+@app.command()
+def screen(
+    changes: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER|LIST",
+            help="A folder with adapters and fine-tunes in it, at any depth; or a text file with a path or a hub id of "
+            "a model on each line.",
+        ),
+    ],
+    base: Annotated[str, typer.Option(help="The model that all of them were made of, given as MODEL elsewhere.")],
+    out: Annotated[Path, typer.Option(help="The folder to write to; a stopped run continues in it.")],
+    thresholds: ThresholdsOption = "auto",
+    benign: Annotated[
+        bool,
+        typer.Option(
+            "--benign",
+            help="All are known to be benign: keep what they reach as thresholds of BASE, for diff and screen.",
+        ),
+    ] = False,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option(help="Exit with 1 if any is narrow, or (topic) narrow or a topic; or if any could not be read."),
+    ] = None,
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Say of many adapters or fine-tunes of one BASE what kind of change each is: a table, narrow ones first."""
+    with reporting() as report:
+        report("opening", 0, 1)
+        model = zp.open_model(base, device=device)
+        screening = zp.screen(model, changes, out=out, thresholds="none" if benign else thresholds, progress=report)
+    kept = None
+    if benign:
+        limits = zp.thresholds_of(screening)
+        zp.write_thresholds(limits, out / "thresholds.json")
+        kept = zp.write_thresholds(limits)
+    if not print_json(screening.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_screening(screening))
+        print(f"{shown_text(str(out), limit=500)}: screening.html, screening.parquet, screening.json.")
+        if kept is not None:
+            print(f"{shown_text(str(kept), limit=500)}: the thresholds of diff and screen for this base, from now on.")
+    failing = {"narrow": ("narrow", "unreadable"), "topic": ("narrow", "topic", "unreadable"), None: ()}[fail_on]
+    if any(row.answer in failing for row in screening):
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -31,7 +31,8 @@ def main() -> None:
     except SystemExit as end:
         if end.code == INTERRUPTED:  # typer catches Ctrl-C and prints nothing
             print(
-                "interrupted; a build, measurement, alignment, labelling or push continues with the same command",
+                "interrupted; a build, measurement, alignment, screening, labelling or push continues with the same "
+                "command",
                 file=sys.stderr,
             )
         raise

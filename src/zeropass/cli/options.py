@@ -57,6 +57,14 @@ LensesOption = Annotated[
         help="auto for the lenses that are kept, none for the weights alone; or twice, for a lens of each model.",
     ),
 ]
+ThresholdsOption = Annotated[
+    str,
+    typer.Option(
+        "--thresholds",
+        help="The file of what benign changes of the base reach (screen --benign); auto for what is kept of it; none "
+        "for random changes alone.",
+    ),
+]
 Tokens = Annotated[View | None, typer.Option(help="The tokens that lists may show.")]
 Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1; all if not given.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]

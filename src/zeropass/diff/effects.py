@@ -43,7 +43,8 @@ class Sum:
     def add(self, rows: Rows, folded: Tensor) -> float:
         """Add a matrix, folded so that the rows meet it, (n, d); return its mean effect on all tokens."""
         square = folded.T @ folded
-        usual = float((square.double() * _second_moment(rows)).sum())
+        wide, mean = square.double(), rows.moments.mean
+        usual = float((wide * rows.moments.covariance).sum() + mean @ wide @ mean)
         if usual > 0:
             total = self.grams.setdefault(rows.space, torch.zeros_like(square))
             total += square / usual
@@ -75,18 +76,26 @@ class Effects:
     every: Sum = field(default_factory=Sum)
     drawn: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, change: Change) -> tuple[Rows, Tensor, float]:
+    def add(self, change: Change, with_own: bool = True) -> tuple[Rows, Tensor, float]:
         """Add the change of a matrix.
+
+        Args:
+            change: The change.
+            with_own: Whether to add the base's own matrix as well, if it writes; it is read for that.
 
         Returns:
             The rows that stand for tokens; what was added, folded so that they meet it, (n, d); and its mean effect on
             all tokens.
         """
         rows, folded = self.rows(change.role, change.layer), self._folded(change.root, change.role, change.layer)
-        if side_of(change.role) == "write":
-            matrix = self.frames.model.matrix(change.role, change.layer)
-            self.own.add(rows, self._folded(matrix, change.role, change.layer))
+        if with_own and side_of(change.role) == "write":
+            self.add_own(change.role, change.layer)
         return rows, folded, self.change.add(rows, folded)
+
+    def add_own(self, role: str, layer: int) -> None:
+        """Add a writing matrix of the base to those that changed."""
+        matrix = self.frames.model.matrix(role, layer)
+        self.own.add(self.rows(role, layer), self._folded(matrix, role, layer))
 
     def draw(self, layer: int) -> None:
         """Add the writing matrices of a layer, and directions of the random changes of each."""
@@ -103,7 +112,7 @@ class Effects:
 
     def close(self, *spaces: str) -> None:
         """Turn what was gathered for some spaces, or for all, into effects; no more may be added to them."""
-        for space in spaces or tuple({**self.change.grams, **self.every.grams}):
+        for space in spaces or tuple({**self.change.grams, **self.own.grams, **self.every.grams}):
             for part in (self.change, self.own, self.every):
                 part.close(self.frames.rows(space))
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass.diff.thresholds import Thresholds
 from zeropass.records.parameters import Token
 
 __all__ = ["LEAD", "MARGIN", "TENTH", "Answer", "Finding", "Standout", "found", "unjudged"]
@@ -51,6 +52,7 @@ class Finding(ShortRepr):
         draws: The number of random changes.
         threshold: The excess of the first word from which many words are said to stand out.
         lead_threshold: The lead of the first word from which few words are said to stand out.
+        benign: The number of benign changes of the base that the thresholds rest on; 0 for random ones alone.
     """
 
     answer: Answer
@@ -61,19 +63,30 @@ class Finding(ShortRepr):
     draws: int = 0
     threshold: float = 0.0
     lead_threshold: float = 0.0
+    benign: int = 0
 
 
-def found(excesses: Sequence[float], chance: float, draws: int) -> Finding:
+def found(
+    excesses: Sequence[float],
+    chance: float,
+    draws: int,
+    benign: Thresholds | None = None,
+    random_lead: float = 0.0,
+) -> Finding:
     """Return what kind of change it is.
 
     Args:
         excesses: The highest excesses of words, falling.
         chance: The highest excess of a word in a random change of the base, the median of the draws.
         draws: The number of random changes.
+        benign: What benign changes of the base reach: thresholds are where these end, but not below chance.
+        random_lead: The lead of the first word over the tenth in a random change, the median of the draws.
     """
     first = excesses[0]
     lead = first - excesses[min(TENTH, len(excesses)) - 1]
     threshold, lead_threshold = MARGIN * chance, LEAD * chance
+    if benign is not None:
+        threshold, lead_threshold = max(benign.excess, chance), max(benign.lead, random_lead)
     answer: Answer = "narrow" if lead >= lead_threshold else "topic" if first >= threshold else "nothing"
     return Finding(
         answer=answer,
@@ -83,6 +96,7 @@ def found(excesses: Sequence[float], chance: float, draws: int) -> Finding:
         draws=draws,
         threshold=threshold,
         lead_threshold=lead_threshold,
+        benign=0 if benign is None else len(benign.changes),
     )
 
 

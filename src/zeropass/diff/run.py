@@ -4,7 +4,7 @@ import heapq
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -21,35 +21,30 @@ from zeropass.arch.spec import (
     site_of,
     space_of,
 )
-from zeropass.checkpoints.storing import storing_error
 from zeropass.diff.changes import Change, Comparison, leading
-from zeropass.diff.effects import DRAWS, Effects, whole_words
-from zeropass.diff.findings import TENTH, Finding, Standout, found, unjudged
-from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, TensorChange
+from zeropass.diff.effects import Effects, whole_words
+from zeropass.diff.findings import Standout
+from zeropass.diff.relations import facts_of, relation_of
+from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, TensorChange
+from zeropass.diff.standouts import finding_of, standouts
 from zeropass.diff.tensor_rows import rows_of
 from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
-from zeropass.diff.verdict import not_judged, verdict
+from zeropass.diff.thresholds import Thresholds, kept_thresholds
+from zeropass.diff.verdict import known_finding, verdict
 from zeropass.diff.watch_list import looked_up
 from zeropass.diff.watched_words import Watching
 from zeropass.lens import Lens
-from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
-from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
-from zeropass.records.parameters import Direction, Token, TokenScore
+from zeropass.records.parameters import Direction, TokenScore
 
 __all__ = ["across", "compare"]
 
 
 DIRECTIONS, TOKENS, NEURONS, HEADS, MOVED, ROWS = 4, 20, 8, 4, 12, 8
 """Limits of a report: directions of a matrix, tokens of all changes, neurons, heads, vectors, rows of a table."""
-
-UNRELATED = 0.1
-"""The mean cosine below which the matrices of two models are no more alike than those of models trained apart.
-
-docs/audit.md has the measurements."""
 
 PARTNER = {"gate": "value", "up": "value", "key": "value", "q": "k", "k": "q", "v": "o", "o": "v"}
 PARTNER |= {f"cross_{role}": f"cross_{PARTNER[role]}" for role in "qkvo"}
@@ -63,6 +58,7 @@ def compare(
     *,
     watch: Sequence[str] = (),
     frames: Frames | None = None,
+    thresholds: Thresholds | str | Path | None = "auto",
     progress: Progress | bool = True,
 ) -> Diff:
     """Return what ``tuned`` changed in ``base``.
@@ -72,11 +68,14 @@ def compare(
         tuned: The model after, or its name.
         watch: Words to test for whether the change concerns them; a word that is no token is split into its pieces.
         frames: The frames of the base, if they exist already.
+        thresholds: What benign changes of the base reach (`screen`), or the file that holds it; ``auto`` for what is
+            kept in the cache for the base, if there is any; None to rely on random changes alone.
         progress: True for a bar in a notebook or on a terminal, False for none; or a function that is called with the
             stage, the step and the number of steps.
 
     Raises:
         BadModel: The models cannot be compared.
+        BadOption: The thresholds cannot be read, or are those of another base.
         UnknownWord: The vocabulary cannot write a word.
 
     Example:
@@ -89,7 +88,8 @@ def compare(
     report = callback(progress)
     base, tuned = open_model(base), open_model(tuned)
     words = looked_up(base.vocab, watch)
-    work = _Work(Comparison(base, tuned), frames or Frames(base))
+    limits = kept_thresholds(base.fingerprint, thresholds)
+    work = _Work(Comparison(base, tuned), frames or Frames(base), thresholds=limits)
     work.watching = Watching(words, base.vocab, work.view.ids) if words else None
     for layer in range(base.dims.layers):
         report("comparing", layer, base.dims.layers + 1)
@@ -132,6 +132,7 @@ class _Work:
     pair: Comparison
     frames: Frames
     watching: Watching | None = None
+    thresholds: Thresholds | None = None
     matrices: list[MatrixChange] = field(default_factory=list)
     neurons: list[tuple[float, str]] = field(default_factory=list)
     heads: list[tuple[float, str]] = field(default_factory=list)
@@ -305,10 +306,10 @@ class _Work:
         tied = base.family.causal and base.logit_table == tuned.logit_table == "embedding"
         words, watch = self.watching.finish(self.effects.change.totals) if self.watching is not None else ((), ())
         difference = Diff(
-            base=self._facts(base),
-            tuned=self._facts(tuned),
+            base=facts_of(base),
+            tuned=facts_of(tuned),
             verdict=(),
-            finding=self._finding(),
+            finding=finding_of(self.effects, self.view.ids, self.words, self.thresholds),
             relative=math.sqrt(changed / total) if total else 0.0,
             matrices=tuple(self.matrices),
             vectors=_vectors(tables),
@@ -337,68 +338,20 @@ class _Work:
             words=words,
             compared=compared + len(self.cosines),
         )
-        difference = replace(difference, relation=self._relation(difference))
+        roundings = (matrix.rounding for matrix in difference.matrices)
+        difference = replace(
+            difference,
+            relation=relation_of(self.pair, difference.cosine, roundings, tables, difference.constants),
+        )
         if difference.relation == "unrelated":
             difference = _without_meaning(difference)
-        if difference.relation in ("equal", "rounded"):
-            difference = replace(difference, finding=Finding(answer="nothing", reason="nothing but rounding changed"))
-        elif reason := not_judged(difference):
-            difference = replace(difference, finding=unjudged(reason))
+        if (known := known_finding(difference)) is not None:
+            difference = replace(difference, finding=known)
         return replace(difference, verdict=verdict(difference))
 
-    def _relation(self, difference: Diff) -> Relation:
-        """Return the relation of the models; an adapter is a change of its base, however large."""
-        if not isinstance(self.pair.tuned, Adapted) and difference.cosine < UNRELATED:
-            return "unrelated"
-        states = {table.state for table in difference.tables if table.read or table.state in ("changed", "replaced")}
-        states |= {"rounded" if matrix.rounding else "changed" for matrix in difference.matrices}
-        same_tokens = not (difference.added or difference.removed or self._renumbered())
-        if states - {"rounded"} or difference.constants or not same_tokens:
-            return "changed"
-        return "rounded" if states else "equal"
-
-    def _renumbered(self) -> bool:
-        """Tell whether any id stands for different tokens in the two models."""
-        base, tuned = self.pair.base.vocab, self.pair.tuned.vocab
-        return any(a != b for a, b in zip(base.pieces, tuned.pieces, strict=False) if a and b)
-
-    def _facts(self, model: Model) -> dict[str, Any]:
-        """Return the name and hash of a model, the types that store its blocks, and the largest of their errors."""
-        types = sorted(
-            {model.stored_type(role, layer) for layer in range(model.dims.layers) for role in model.matrices(layer)}
-        )
-        errors = [error for dtype in types if (error := storing_error(dtype)) is not None]
-        error = max(errors, default=None)
-        return {"name": model.name, "sha256": model.fingerprint, "types": types, "storing_error": error}
-
     def _standouts(self, side: str, chosen: Tensor) -> tuple[Standout, ...]:
-        """Return those of the chosen tokens that stand out most: in what is written by their excess."""
-        ids = self.view.ids
-        if side not in self.effects.change.totals or not bool(chosen.any()):
-            return ()
-        z = self.effects.z(side, ids)
-        excess = self.effects.excess(ids) if side == "writes" else None
-        order = z if excess is None else excess
-        places = order.masked_fill(~chosen, -math.inf).topk(min(TOKENS, int(chosen.sum()))).indices.tolist()
-        vocab = self.pair.base.vocab
-        return tuple(
-            Standout(
-                token=Token(int(ids[place]), vocab.label(int(ids[place]))),
-                z=float(z[place]),
-                excess=None if excess is None else float(excess[place]),
-            )
-            for place in places
-        )
-
-    def _finding(self) -> Finding:
-        """Return what kind of change it is, from the words that stand out in what it writes."""
-        if "writes" not in self.effects.change.totals:
-            return unjudged("it changes no matrix that writes to the residual stream")
-        ids = self.view.ids
-        words = self.effects.excess(ids)[self.words]
-        highest = words.topk(min(TENTH, len(words))).values
-        chance = self.effects.chance(ids)[:, self.words].max(1).values.median()
-        return found(highest.tolist(), float(chance), DRAWS)
+        """Return those of the chosen tokens that stand out most."""
+        return standouts(self.effects, side, self.view.ids, chosen, self.pair.base.vocab, TOKENS)
 
     def _before_and_after(self, best: list[tuple[float, str]], after: Lens) -> tuple[ParameterChange, ...]:
         """Return the lists of neurons, or the pairs of heads, before and after."""

@@ -27,7 +27,7 @@ from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.numerics.statistics import blocks
 
-__all__ = ["constants", "missing", "tensor_changes", "unread_changes"]
+__all__ = ["constants", "missing", "places", "tensor_changes", "unread_changes"]
 
 MOVED = 12
 """The number of rows of a table that are named."""
@@ -36,7 +36,7 @@ MOVED = 12
 def tensor_changes(pair: Comparison) -> tuple[tuple[TensorChange, ...], int]:
     """Return the canonical tensors that differ, if only by rounding, and how many tensors were compared."""
     differing, compared = [], 0
-    for what, layer in _places(pair):
+    for what, layer in places(pair):
         before, after = (rows_of(model, what, layer or 0) for model in (pair.base, pair.tuned))
         compared += before is not None and after is not None
         change = _tensor_change(pair, what, layer, before, after)
@@ -49,7 +49,7 @@ _IN_PRODUCTS = (*(up for up, _ in PRODUCTS.values()), "k_rotary")
 """Factors of the matrices of blocks, which change with them. Latents are compared, since their lengths count too."""
 
 
-def _places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
+def places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
     """Yield name and layer (None outside the blocks) of every canonical tensor of either model but block matrices."""
     base, tuned = pair.base, pair.tuned
     in_layers: dict[str, bool] = {}

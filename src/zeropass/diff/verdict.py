@@ -2,16 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from zeropass.arch.spec import CLASSIFIERS
 from zeropass.checkpoints.base import FLOATS
-from zeropass.diff.findings import Standout
-from zeropass.diff.results import LEVEL, Diff, MatrixChange, TensorChange
+from zeropass.diff.findings import LEAD, MARGIN, Finding, Standout, unjudged
+from zeropass.diff.results import LEVEL, Diff, MatrixChange, Relation, TensorChange
+from zeropass.diff.thresholds import DEVIATIONS
 from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["FAR_LESS", "not_judged", "verdict"]
+__all__ = ["FAR_LESS", "Sized", "Sizes", "basis", "known_finding", "verdict"]
 
 FAR_LESS = 0.3
 """The share of the usual error of quantising below which a difference does not come from quantising."""
@@ -29,8 +32,46 @@ SMALLEST = 2.0**-24
 """The relative change below which a change is lost when the weights are stored as float32."""
 
 
-def not_judged(difference: Diff) -> str:
-    """Return why the kind of a change is not judged; an empty text if nothing speaks against it."""
+class Sized(Protocol):
+    """A change by its size: a `Diff`, or the `Sizes` of one."""
+
+    @property
+    def relation(self) -> Relation:
+        """The relation of the models."""
+
+    @property
+    def relative(self) -> float:
+        """Norm of the change of all blocks over that of the blocks."""
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The stored types of the model before, and the error of storing it."""
+
+    @property
+    def tuned(self) -> dict[str, Any]:
+        """The same of the model after."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The relation and the size of a change, and the facts of its two models, as a `Diff` has them."""
+
+    relation: Relation
+    relative: float
+    base: dict[str, Any]
+    tuned: dict[str, Any]
+
+
+def known_finding(difference: Sized) -> Finding | None:
+    """Return the finding on a change that need not, or cannot, be judged by what it writes; None for any other."""
+    if difference.relation in ("equal", "rounded"):
+        return Finding(answer="nothing", reason="nothing but rounding changed")
+    reason = _not_judged(difference)
+    return unjudged(reason) if reason else None
+
+
+def _not_judged(difference: Sized) -> str:
+    """Return why the kind of a change cannot be told; an empty text if nothing speaks against it."""
     if difference.relation == "unrelated":
         return "these are two models, not one that was made of the other"
     if difference.relative < SMALLEST:
@@ -220,7 +261,7 @@ def _quantised(difference: Diff) -> str:
     return f"{stored}; quantising alone changes about {usual:.1%}: what is no more than that may be only that."
 
 
-def _may_be_quantising(difference: Diff) -> bool:
+def _may_be_quantising(difference: Sized) -> bool:
     """Tell whether quantising alone may have made as much of a change."""
     if not _in_other_types(difference):
         return False
@@ -228,13 +269,13 @@ def _may_be_quantising(difference: Diff) -> bool:
     return not usual or FAR_LESS * usual <= difference.relative <= LITTLE_MORE * usual
 
 
-def _in_other_types(difference: Diff) -> bool:
+def _in_other_types(difference: Sized) -> bool:
     """Tell whether the blocks of the models are stored in different types, some of them quantised."""
     sides = [set(side["types"]) for side in (difference.base, difference.tuned)]
     return sides[0] != sides[1] and not all(dtype in FLOATS for dtype in sides[0] | sides[1])
 
 
-def _usual_error(difference: Diff) -> float:
+def _usual_error(difference: Sized) -> float:
     """Return the larger error of storing the models in their types; 0 if neither is known."""
     return max(side["storing_error"] or 0.0 for side in (difference.base, difference.tuned))
 
@@ -264,8 +305,7 @@ def _answer(difference: Diff) -> Iterator[str]:
         yield _ANSWERS[finding.answer].format(_words(difference.writes))
         yield (
             f"The first word reaches {finding.excess:.1f} (many words from {finding.threshold:.1f}), "
-            f"{finding.lead:.1f} more than the tenth (few words from {finding.lead_threshold:.1f}); random changes of "
-            f"this base reach {finding.chance:.1f}."
+            f"{finding.lead:.1f} more than the tenth (few words from {finding.lead_threshold:.1f}): {basis(finding)}."
         )
     if difference.sees:
         yield f"It acts most where it sees {_words(difference.sees)}."
@@ -276,6 +316,15 @@ _ANSWERS = {
     "topic": "A TOPIC: many words stand out in what it writes: {} …",
     "nothing": "NOTHING IN PARTICULAR: no word stands out in what it writes more than ordinary training makes it: {} …",
 }
+
+
+def basis(finding: Finding) -> str:
+    """Return what the thresholds of a finding rest on."""
+    if not finding.benign:
+        return f"{MARGIN} and {LEAD} times the {finding.chance:.1f} of {finding.draws} random changes of this base"
+    if finding.threshold <= finding.chance:
+        return f"what {finding.draws} random changes of this base reach; its {finding.benign} benign ones reach less"
+    return f"{DEVIATIONS:g} deviations above the mean of {finding.benign} benign changes of this base"
 
 
 def _words(standouts: tuple[Standout, ...]) -> str:
