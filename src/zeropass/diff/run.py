@@ -2,8 +2,11 @@
 
 import heapq
 import math
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -23,9 +26,10 @@ from zeropass.arch.spec import (
 )
 from zeropass.checkpoints.storing import storing_error
 from zeropass.diff.changes import Change, Comparison, leading
-from zeropass.diff.effects import DRAWS, Effects, whole_words
+from zeropass.diff.effects import DRAWS, Effects, drawn, whole_words
 from zeropass.diff.findings import TENTH, Finding, Standout, found, unjudged
-from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, Relation, TensorChange
+from zeropass.diff.places import placed
+from zeropass.diff.results import ChangeDirection, Diff, MatrixChange, Moved, ParameterChange, Relation, TensorChange
 from zeropass.diff.tensor_rows import rows_of
 from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
 from zeropass.diff.verdict import not_judged, verdict
@@ -38,7 +42,7 @@ from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
-from zeropass.records.parameters import Direction, Token, TokenScore
+from zeropass.records.parameters import Token, TokenScore
 
 __all__ = ["across", "compare"]
 
@@ -135,6 +139,7 @@ class _Work:
     matrices: list[MatrixChange] = field(default_factory=list)
     neurons: list[tuple[float, str]] = field(default_factory=list)
     heads: list[tuple[float, str]] = field(default_factory=list)
+    usual: dict[tuple[int, str], float] = field(default_factory=dict)
     squares: list[tuple[float, float]] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
 
@@ -214,14 +219,23 @@ class _Work:
 
     def _describe(self, layer: int, ends: Sequence["_Ends"]) -> None:
         """Fill in the directions of a layer's changes, in words."""
-        scores = iter(self._scores([side for change in ends for side in change.sides], layer))
+        base = self.pair.base
+        right = dict.fromkeys(change.sides[1][0] for change in ends)
+        random = [(role, drawn(base.matrix(role, layer), role, layer)) for role in right]
+        scores = iter(self._scores([*random, *(side for change in ends for side in change.sides)], layer))
+        chances = {role: float(self._highest(next(scores)).median()) for role in right}
         for change in ends:
-            directions = tuple(self._directions(change, next(scores), next(scores)))
+            directions = tuple(self._directions(change, next(scores), next(scores), chances[change.sides[1][0]]))
             self.matrices[change.place] = replace(self.matrices[change.place], directions=directions)
 
-    def _directions(self, ends: "_Ends", left: Tensor, right: Tensor) -> Iterator[Direction]:
+    def _highest(self, scores: Tensor) -> Tensor:
+        """Return the highest |z| of a whole word in each column of scores (V, n)."""
+        return scores[self.view.ids[self.words]].abs().amax(0)
+
+    def _directions(self, ends: "_Ends", left: Tensor, right: Tensor, chance: float) -> Iterator[ChangeDirection]:
         """Yield each direction in words, from the scores (V, n) of both of its ends."""
         values, close = ends.directions.values, ends.directions.close
+        highest = self._highest(right).tolist()
         for n in range(len(values)):
             if float(values[n]) <= 0:
                 continue
@@ -230,14 +244,18 @@ class _Work:
             sign = 1.0 if float(both.max() + both.min()) >= 0 else -1.0
             left_top, left_bottom = self._poles(sign * left[:, n])
             right_top, right_bottom = self._poles(sign * right[:, n])
-            yield Direction(
+            share = float(values[n]) ** 2 / ends.norm**2
+            yield ChangeDirection(
                 value=float(values[n]),
-                share=float(values[n]) ** 2 / ends.norm**2,
+                share=share,
                 close=bool(close[n]),
                 left=left_top,
                 left_bottom=left_bottom,
                 right=right_top,
                 right_bottom=right_bottom,
+                z=highest[n],
+                chance=chance,
+                telling=math.sqrt(share) * (highest[n] / chance - 1) if chance else 0.0,
             )
 
     def _scores(self, sides: Sequence[tuple[str, Tensor]], layer: int) -> list[Tensor]:
@@ -274,6 +292,7 @@ class _Work:
     def _add_effect(self, change: Change) -> None:
         """Add the effect of a change on every token to that of all changes, and to that on the watched words."""
         rows, folded, usual = self.effects.add(change)
+        self.usual[change.layer, change.role] = usual
         if usual > 0 and self.watching is not None:
             self.watching.take(change.layer, change.role, rows.matrix, folded, usual)
 
@@ -304,6 +323,8 @@ class _Work:
         tables = (*differing, *unread_changes(self.pair))
         tied = base.family.causal and base.logit_table == tuned.logit_table == "embedding"
         words, watch = self.watching.finish(self.effects.change.totals) if self.watching is not None else ((), ())
+        sides = {"read": self._standouts("sees", self.words), "write": self._standouts("writes", self.words)}
+        sides = placed(self.pair, self.effects, self.usual, sides)
         difference = Diff(
             base=self._facts(base),
             tuned=self._facts(tuned),
@@ -315,8 +336,8 @@ class _Work:
             embedding=_most(tables, "embedding"),
             added=tuple(map(tuned.vocab.label, missing(tuned, base))),
             removed=tuple(map(base.vocab.label, missing(base, tuned))),
-            sees=self._standouts("sees", self.words),
-            writes=self._standouts("writes", self.words),
+            sees=sides["read"],
+            writes=sides["write"],
             sees_others=self._standouts("sees", ~self.words),
             writes_others=self._standouts("writes", ~self.words),
             neurons=self._before_and_after(self.neurons, after),
@@ -336,6 +357,7 @@ class _Work:
             constants=tuple(constants(self.pair)),
             words=words,
             compared=compared + len(self.cosines),
+            made=_made(),
         )
         difference = replace(difference, relation=self._relation(difference))
         if difference.relation == "unrelated":
@@ -367,7 +389,8 @@ class _Work:
         )
         errors = [error for dtype in types if (error := storing_error(dtype)) is not None]
         error = max(errors, default=None)
-        return {"name": model.name, "sha256": model.fingerprint, "types": types, "storing_error": error}
+        facts = {"name": model.name, "sha256": model.fingerprint, "types": types, "storing_error": error}
+        return facts | {"files": _file_hashes(model)}
 
     def _standouts(self, side: str, chosen: Tensor) -> tuple[Standout, ...]:
         """Return those of the chosen tokens that stand out most: in what is written by their excess."""
@@ -440,6 +463,23 @@ class _Work:
         length = before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         moved: Tensor = (after - before).norm(dim=1) / length
         return moved.cpu()
+
+
+def _made() -> dict[str, str]:
+    """Return the day, and the versions of what computes."""
+    try:
+        own = version("zeropass")
+    except PackageNotFoundError:  # run from its source, not installed
+        own = "not installed"
+    day = datetime.now(UTC).date().isoformat()
+    return {"date": day, "zeropass": own, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def _file_hashes(model: Model) -> dict[str, str]:
+    """Return the SHA-256 of each file of weights, or of an adapter, by name; nothing for a model in memory."""
+    if isinstance(model, Adapted):
+        return model.adapter.sha256
+    return model.files.hashes.sha256 if model.files.state is None else {}
 
 
 def _vectors(tables: Sequence[TensorChange]) -> tuple[Moved, ...]:

@@ -2,16 +2,19 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
-from zeropass.arch.spec import CLASSIFIERS
+from zeropass.arch.spec import CLASSIFIERS, side_of
 from zeropass.checkpoints.base import FLOATS
 from zeropass.diff.findings import MARGIN, Standout
 from zeropass.diff.results import LEVEL, Diff, MatrixChange, TensorChange
+from zeropass.diff.telling import telling
 from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["FAR_LESS", "not_judged", "verdict"]
+__all__ = ["FAR_LESS", "NO_NEW_WORDS", "Side", "figure", "none_telling", "not_judged", "sides", "telling_basis"]
+__all__ += ["verdict", "where"]
 
 FAR_LESS = 0.3
 """The share of the usual error of quantising below which a difference does not come from quantising."""
@@ -27,6 +30,10 @@ MOST, NAMED, LONGEST = 5, 8, 120
 
 SMALLEST = 2.0**-24
 """The relative change below which a change is lost when the weights are stored as float32."""
+
+
+NO_NEW_WORDS = "no new words that stand out"
+"""The note on neurons and heads without new words."""
 
 
 def not_judged(difference: Diff) -> str:
@@ -65,6 +72,79 @@ def verdict(difference: Diff) -> tuple[str, ...]:
     lines += _classifiers(difference)
     lines += _watched(difference)
     return tuple(lines)
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a change with its words.
+
+    Attributes:
+        verb: ``sees`` or ``writes``.
+        words: The words that it concerns most.
+        others: Other tokens: marks, pieces of words, layout.
+        basis: What the figures are, and what chance reaches.
+        equal: The part of the effect on a word that each matrix would have if all had equal parts.
+    """
+
+    verb: str
+    words: tuple[Standout, ...]
+    others: tuple[Standout, ...]
+    basis: str
+    equal: float
+
+
+def sides(difference: Diff) -> list[Side]:
+    """Return the sides that the change acts on: what it sees, and what it writes."""
+    finding = difference.finding
+    count = {"sees": 0, "writes": 0}
+    for matrix in difference.matrices:
+        count["writes" if side_of(matrix.role) == "write" else "sees"] += not matrix.rounding
+    chance = f"; random changes of this base reach {finding.chance:.1f}" if finding.draws else ""
+    each = (
+        ("sees", difference.sees, difference.sees_others, "z of the change's effect on reading each word"),
+        (
+            "writes",
+            difference.writes,
+            difference.writes_others,
+            f"excess: z of the change's effect on writing each word, less that of the base's own matrices{chance}",
+        ),
+    )
+    return [
+        Side(verb=verb, words=words, others=others, basis=basis, equal=1 / max(count[verb], 1))
+        for verb, words, others, basis in each
+        if words
+    ]
+
+
+def figure(word: Standout) -> float:
+    """Return the figure that a word is ranked by: its excess if it has one, else its z."""
+    return word.z if word.excess is None else word.excess
+
+
+def where(word: Standout) -> str:
+    """Return the matrices with most of the effect on a word."""
+    return ", ".join(f"L{place.layer} {shown_text(place.role)} {place.share:.0%}" for place in word.places)
+
+
+def telling_basis(difference: Diff) -> str:
+    """Return the heading of the telling directions, with what they are measured by."""
+    count = sum(len(matrix.directions) for matrix in difference.matrices)
+    return (
+        f"telling directions, {len(telling(difference))} of {count}: reads → writes (q: query → key; k: key → query); "
+        f"− the other pole. z is the highest of a word on the right, {MARGIN} times chance or more: what random sums "
+        "of the base's own rows reach. The first have most z beyond chance and the largest share of their change."
+    )
+
+
+def none_telling(difference: Diff) -> str:
+    """Return the sentence that no direction is telling."""
+    ratios = [d.z / d.chance for matrix in difference.matrices for d in matrix.directions if d.chance]
+    if not ratios:
+        return "No direction was read."
+    return (
+        f"No direction of a change is telling: on its right side no word stands out more than {max(ratios):.1f} times "
+        f"as far as in random sums of the base's own rows ({MARGIN} times would count)."
+    )
 
 
 def _unrelated(difference: Diff) -> Iterator[str]:
