@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import zeropass as zp
-from planted import MODEL, SAID, SEEN, plant, planted
+from planted_word import MODEL, SAID, SEEN, plant, planted
 from zeropass.arch.spec import norm_of, side_of, space_of
 from zeropass.diff.changes import Comparison
 from zeropass.diff.effects import drawn, whole_words

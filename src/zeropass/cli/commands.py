@@ -1,10 +1,11 @@
 """The commands: each function reads its options, calls the library and prints the result."""
 
 import os
+import shlex
 import sys
 import time
 import webbrowser
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -12,6 +13,7 @@ from typing import Annotated, Any, cast
 import typer
 
 import zeropass as zp
+from zeropass._io.atomic import write_json
 from zeropass._io.parse import read_lines, read_text, read_words
 from zeropass._io.progress import reporting, waiting
 from zeropass.align.render import render_alignment, render_matches
@@ -52,6 +54,8 @@ from zeropass.cli.options import (
 )
 from zeropass.cli.output import duration, print_json, print_records, text_output
 from zeropass.diff.render import render_diff
+from zeropass.diff.sarif import sarif
+from zeropass.diff.verdict import FailOn, failure
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.labels.render import render_labels
@@ -532,10 +536,23 @@ def diff(
     layers: Annotated[
         str | None, typer.Option(metavar="A:B", help="With --build: layers A to B-1; all if not given.")
     ] = None,
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option(
+            help="Exit with code 1, after all output, for a narrow change, a topic too, or any that is not only "
+            "rounding; what cannot be judged passes none."
+        ),
+    ] = None,
+    sarif_file: Annotated[
+        Path | None, typer.Option("--sarif", metavar="FILE", help="Also write the finding for code scanning (SARIF).")
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what a fine-tune or an adapter changed in BASE: where, and in which words."""
+    """Say what a fine-tune or an adapter changed in BASE: where, and in which words.
+
+    With --fail-on the exit code is 1 if the change is of that kind or could not be judged.
+    """
     folder = one_adapter(adapter)
     if (tuned is None) == (folder is None):
         raise BadOption("diff compares BASE with TUNED, or with --adapter DIR: give one of the two.")
@@ -551,14 +568,20 @@ def diff(
             out = out or Path("diff") / f"{default_name(base)}-{default_name(str(folder or tuned))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
         comparison = zp.compare(model, other, watch=words, progress=report)
+        comparison = replace(comparison, made=comparison.made | {"command": shlex.join(["zeropass", *sys.argv[1:]])})
         if out is not None:
             zp.write_diff(comparison, out)
+        if sarif_file is not None:
+            write_json(sarif_file, sarif(comparison, folder or str(tuned)))
     if not print_json(comparison.to_json(), as_json):
         with text_output() as console:
             console.print(render_diff(comparison))
         if out is not None:
             more = "; atlas (zeropass show, find)" if atlas else ""
-            print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
+            print(f"{shown_text(str(out), limit=500)}: report.html, diff.json, matrices.parquet, where.svg{more}.")
+    if fail_on and (reason := failure(comparison, fail_on)):
+        print(f"--fail-on {fail_on}: {shown_text(reason, limit=500)}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from zeropass.diff.results import ChangeDirection, Diff, MatrixChange, Moved
 from zeropass.diff.telling import exchange, telling
-from zeropass.diff.verdict import NO_NEW_WORDS, figure, none_telling, sides, telling_basis, where
+from zeropass.diff.verdict import NO_NEW_WORDS, figure, meaning, none_telling, sides, telling_basis, where
 from zeropass.records.numbers import percent, plain, share
 from zeropass.records.parameters import TokenScore, VectorRecord
 from zeropass.render.heat_map import shade, svg_file
@@ -31,7 +31,8 @@ def render_diff(difference: Diff) -> RenderableType:
     names = Text.assemble(
         (shown_text(str(difference.base["name"])), "bold"), " → ", (shown_text(str(difference.tuned["name"])), "bold")
     )
-    parts: list[RenderableType] = [names, *(Text(line) for line in difference.verdict)]
+    first, *rest = difference.verdict
+    parts: list[RenderableType] = [names, Text(first), *(Text(line) for line in (meaning(difference), *rest) if line)]
     if difference.relation == "unrelated":
         return Group(*parts)
     if difference.words:

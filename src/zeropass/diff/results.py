@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass._io.typed_json import json_schema
 from zeropass.diff.findings import Finding, Standout
 from zeropass.records.panels import AsFigure, HeatMap
 from zeropass.records.parameters import Direction, Record
@@ -13,7 +14,7 @@ from zeropass.records.tabular import AsTable, Row, plain_fields
 from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["ChangeDirection", "Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation"]
-__all__ += ["TensorChange", "Watched", "WatchedWord"]
+__all__ += ["TensorChange", "Watched", "WatchedWord", "diff_schema"]
 
 SCHEMA_VERSION = 2
 """The version of the JSON: 2 has `finding` and lists of words where 1 had `alarm` and lists of all tokens."""
@@ -282,3 +283,12 @@ class Diff(ShortRepr, AsTable, AsFigure):
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps` can write."""
         return {"schema": SCHEMA_VERSION, **asdict(self)}
+
+
+def diff_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a comparison, as ``zeropass diff --json`` prints it (docs/diff.schema.json)."""
+    schema = json_schema(Diff, f"zeropass diff --json, schema {SCHEMA_VERSION}")
+    top = schema["$defs"]["Diff"]
+    top["properties"] = {"schema": {"const": SCHEMA_VERSION}} | top["properties"]
+    top["required"] = ["schema", *top["required"]]
+    return schema

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from zeropass.arch.spec import CLASSIFIERS, side_of
 from zeropass.checkpoints.base import FLOATS
@@ -13,8 +14,8 @@ from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["FAR_LESS", "NO_NEW_WORDS", "Side", "figure", "none_telling", "not_judged", "sides", "telling_basis"]
-__all__ += ["verdict", "where"]
+__all__ = ["CAUTION", "FAR_LESS", "NO_NEW_WORDS", "FailOn", "Side", "failure", "figure", "meaning", "none_telling"]
+__all__ += ["not_judged", "sides", "telling_basis", "verdict", "watched_basis", "where"]
 
 FAR_LESS = 0.3
 """The share of the usual error of quantising below which a difference does not come from quantising."""
@@ -30,6 +31,26 @@ MOST, NAMED, LONGEST = 5, 8, 120
 
 SMALLEST = 2.0**-24
 """The relative change below which a change is lost when the weights are stored as float32."""
+
+
+FailOn = Literal["narrow", "topic", "any"]
+"""The kinds of change that a pipeline may refuse: narrow; narrow or a topic; or any that is not only rounding."""
+
+_KINDS = {"narrow": "narrow", "topic": "a topic", "nothing": "nothing in particular, but a change"}
+
+CAUTION = (
+    "Read from the weights alone: nothing was run. What stands out is what the change acts on, and no proof of what "
+    "the model says; zeropass' page docs/audit.md says how often such verdicts were right, and what they cannot see."
+)
+"""What every verdict leaves open."""
+
+_MEANINGS = {
+    "narrow": "A planted trigger and an edited fact look like this; ask what these words are for before you use it.",
+    "topic": "Training on texts of one kind looks like this: licences, code, a language. Is it the kind you meant?",
+    "nothing": "Ordinary training looks like this. It is no proof that nothing was planted: a trigger that is no word, "
+    "or a change spread over many words, looks the same.",
+    "unjudged": "This says neither that the change is harmless nor that it is not.",
+}
 
 
 NO_NEW_WORDS = "no new words that stand out"
@@ -72,6 +93,31 @@ def verdict(difference: Diff) -> tuple[str, ...]:
     lines += _classifiers(difference)
     lines += _watched(difference)
     return tuple(lines)
+
+
+def failure(difference: Diff, level: FailOn) -> str:
+    """Return why a comparison fails at a level, as a sentence; an empty text if it passes.
+
+    What could not be judged passes no level.
+    """
+    if difference.relation in ("equal", "rounded"):
+        return ""
+    answer = difference.finding.answer
+    if answer == "unjudged":
+        return f"the change was not judged, so it does not pass: {difference.finding.reason}."
+    if level == "any" or answer == "narrow" or answer == level:
+        return f"the change is {_KINDS[answer]}."
+    return ""
+
+
+def meaning(difference: Diff) -> str:
+    """Return what the verdict means to somebody who has to decide; nothing where there is no change to judge."""
+    return _MEANINGS[difference.finding.answer] if difference.relation == "changed" else ""
+
+
+def watched_basis() -> str:
+    """Return what the verdict on a watched word rests on."""
+    return f"Of words that a change does not concern, {LEVEL:.0%} are called concerned."
 
 
 @dataclass(frozen=True)
