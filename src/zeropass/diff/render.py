@@ -96,7 +96,7 @@ def _directions(difference: Diff) -> Iterator[Text]:
     if not chosen:
         yield Text(none_telling(difference), style="dim")
         return
-    yield Text(telling_basis(difference), style="dim")
+    yield Text(f"telling directions, {telling_basis(difference)}", style="dim")
     for matrix, direction in chosen[:LINES]:
         yield _direction(matrix, direction)
         yield _pole("−", direction.left_bottom, direction.right_bottom)

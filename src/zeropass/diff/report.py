@@ -44,7 +44,7 @@ p{margin:.4rem 0;max-width:48rem}
 .narrow{border-color:var(--narrow)}.topic{border-color:var(--topic)}.nothing{border-color:var(--nothing)}
 .scroll{overflow-x:auto;margin:.5rem 0}
 .scroll:focus-visible{outline:2px solid var(--accent)}
-table{border-collapse:collapse;font-size:.92rem;width:100%;min-width:40rem}
+table{border-collapse:collapse;font-size:.92rem;width:100%;min-width:48rem}
 th,td{text-align:left;vertical-align:top;padding:.28rem .9rem .28rem 0;border-bottom:1px solid var(--line)}
 thead th{color:var(--faint);font-weight:500;font-size:.85rem}
 tbody th{font-weight:500;white-space:nowrap}

@@ -176,7 +176,7 @@ def telling_basis(difference: Diff) -> str:
     """Return the heading of the telling directions, with what they are measured by."""
     count = sum(len(matrix.directions) for matrix in difference.matrices)
     return (
-        f"telling directions, {len(telling(difference))} of {count}: reads → writes (q: query → key; k: key → query); "
+        f"{len(telling(difference))} of {count} directions: reads → writes (q: query → key; k: key → query); "
         f"− the other pole. z is the highest of a word on the right, {MARGIN} times chance or more: what random sums "
         "of the base's own rows reach. The first have most z beyond chance and the largest share of their change."
     )
