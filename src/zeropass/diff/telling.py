@@ -1,4 +1,4 @@
-"""What of a comparison says most: directions by how far their words stand out, and the words that came and went."""
+"""The most telling parts of a comparison: directions by how far their words stand out, words that came and went."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

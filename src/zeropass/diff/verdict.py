@@ -36,13 +36,13 @@ SMALLEST = 2.0**-24
 FailOn = Literal["narrow", "topic", "any"]
 """The kinds of change that a pipeline may refuse: narrow; narrow or a topic; or any that is not only rounding."""
 
-_KINDS = {"narrow": "narrow", "topic": "a topic", "nothing": "nothing in particular, but a change"}
+_NAMED_ANSWERS = {"narrow": "narrow", "topic": "a topic", "nothing": "nothing in particular, but a change"}
 
 CAUTION = (
     "Read from the weights alone: nothing was run. What stands out is what the change acts on, and no proof of what "
     "the model says; zeropass' page docs/audit.md says how often such verdicts were right, and what they cannot see."
 )
-"""What every verdict leaves open."""
+"""The limits of every verdict."""
 
 _MEANINGS = {
     "narrow": "A planted trigger and an edited fact look like this; ask what these words are for before you use it.",
@@ -106,7 +106,7 @@ def failure(difference: Diff, level: FailOn) -> str:
     if answer == "unjudged":
         return f"the change was not judged, so it does not pass: {difference.finding.reason}."
     if level == "any" or answer == "narrow" or answer == level:
-        return f"the change is {_KINDS[answer]}."
+        return f"the change is {_NAMED_ANSWERS[answer]}."
     return ""
 
 
