@@ -20,6 +20,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 import small
 import zeropass as zp
+from planted_word import MODEL, SAID, planted
 from serving import contexts_of, serving
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
@@ -289,6 +290,58 @@ def check_axe(page: Page, *rules: str) -> None:
         for violation in report["violations"]
     ]
     assert violations == [], json.dumps(violations, indent=1)
+
+
+@pytest.fixture(scope="module")
+def difference(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a comparison, and an atlas of its base."""
+    folder = tmp_path_factory.mktemp("difference")
+    zp.write_diff(planted(), folder / "diff")
+    zp.build(MODEL, folder / "atlas", zp.Options(k=10, layers=(3, 4), roles=("gate", "value")), progress=False)
+    return folder
+
+
+def test_a_difference_shows_what_matters_within_three_thousand_pixels(browser: Browser, difference: Path) -> None:
+    with serving(zp.open_sources(zp.Sources(difference / "atlas", diff=difference / "diff"))) as url:
+        context = browser.new_context(base_url=url, viewport={"width": 1280, "height": 900})
+        page = context.new_page()
+        page.goto("/diff")
+        assert page.evaluate("document.documentElement.scrollHeight") < 3000
+        assert page.get_by_text("NARROW: few words stand out").is_visible()
+        order = ["Watched words", "Words that it sees most", "Words that it writes most", "Where", "Telling directions"]
+        assert page.locator("h2").all_inner_texts()[:5] == order
+        assert page.locator("section.list").first.get_by_text(SAID.replace(" ", "␣"), exact=True).first.is_visible()
+        check_axe(page)
+        page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true })")
+        page.emulate_media(color_scheme="dark")
+        page.evaluate("Promise.all(document.getAnimations().map((one) => one.finished))")
+        check_axe(page)
+        page.set_viewport_size({"width": 375, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        context.close()
+
+
+def test_a_report_is_accessible_in_both_schemes_asks_for_nothing_and_fits_a_phone_and_paper(
+    browser: Browser, difference: Path
+) -> None:
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    page, asked = context.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((difference / "diff" / "report.html").as_uri())
+    assert len(asked) == 1
+    assert min(painted(page)) > 2
+    check_axe(page)
+    page.emulate_media(color_scheme="dark")
+    assert np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L")).mean() < 70
+    check_axe(page, "color-contrast")
+    page.set_viewport_size({"width": 360, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.emulate_media(media="print")
+    assert np.asarray(Image.open(io.BytesIO(page.screenshot())).convert("L")).mean() > 200
+    page.set_viewport_size({"width": 680, "height": 900})  # A4 less its margins
+    wide = "[...document.querySelectorAll('table,svg')].filter((one) => one.getBoundingClientRect().right > 680).length"
+    assert page.evaluate(wide) == 0
+    context.close()
 
 
 def test_pages_work_without_scripts(opened: Open) -> None:

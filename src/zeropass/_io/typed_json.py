@@ -5,7 +5,7 @@ from functools import lru_cache
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["from_json"]
+__all__ = ["from_json", "json_schema"]
 
 Record = TypeVar("Record")
 
@@ -95,3 +95,61 @@ def _union(types: tuple[Any, ...], value: Any, name: str) -> Any:
 def _wrong(expected: str, value: Any, name: str) -> Any:
     description = repr(value) if isinstance(value, int | float | bool | NoneType) else f"a {type(value).__name__}"
     raise ValueError(f"{name} is {description[:60]}, which is not {expected}")
+
+
+def json_schema(record_type: type, title: str) -> dict[str, Any]:
+    """Return the JSON Schema (draft 2020-12) of what `dataclasses.asdict` of a record becomes in JSON.
+
+    Args:
+        record_type: The dataclass.
+        title: The title of the schema.
+    """
+    definitions: dict[str, Any] = {}
+    top = _schema(record_type, definitions)
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": title}
+    return head | top | {"$defs": dict(sorted(definitions.items()))}
+
+
+_PLAIN = {float: "number", int: "integer", str: "string", bool: "boolean", dict: "object", NoneType: "null"}
+
+
+def _schema(expected: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return the schema of a type; those of records go to ``definitions``."""
+    origin, arguments = get_origin(expected), get_args(expected)
+    if expected is Any:
+        return {}
+    if is_dataclass(expected):
+        return _record_schema(expected, definitions)
+    if origin in (Union, UnionType):
+        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin is tuple and arguments[1:] == (Ellipsis,):
+        return {"type": "array", "items": _schema(arguments[0], definitions)}
+    if origin is tuple:
+        entries = [_schema(argument, definitions) for argument in arguments]
+        return {"type": "array", "prefixItems": entries, "minItems": len(entries), "maxItems": len(entries)}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": _schema(arguments[1], definitions)}
+    return {"type": _PLAIN[expected]}
+
+
+def _record_schema(record_type: Any, definitions: dict[str, Any]) -> dict[str, Any]:
+    """Return a reference to the schema of a record: every field is written, and no other."""
+    name = record_type.__name__
+    if name not in definitions:
+        definitions[name] = {}  # a record may hold itself
+        properties = {key: _schema(value, definitions) for key, value in _field_types(record_type).items()}
+        definitions[name] = {
+            "type": "object",
+            "properties": properties,
+            "required": list(properties),
+            "additionalProperties": False,
+        }
+        if lines := (record_type.__doc__ or "").strip().splitlines():
+            definitions[name] |= {"description": lines[0]}
+    return {"$ref": f"#/$defs/{name}"}
+
+
+def _field_types(record_type: Any) -> dict[str, Any]:
+    return {field.name: _hints(record_type)[field.name] for field in fields(record_type)}

@@ -23,7 +23,7 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.checkpoints.adapter_changes import Added, Change, LowRank, Rows, Scaled
 from zeropass.checkpoints.adapter_files import CONFIG, WEIGHTS, AdapterFiles, adapter_folder, open_adapter_files
 from zeropass.checkpoints.adapter_settings import COMPUTED, Settings
-from zeropass.checkpoints.model_files import fingerprint
+from zeropass.checkpoints.model_files import fingerprint, hashes
 from zeropass.checkpoints.state_dict import StateDictSource
 from zeropass.errors import BadModel, BadWeights
 
@@ -88,6 +88,11 @@ class Adapter(ShortRepr):
     def folder(self) -> str:
         """The folder, or the name of an adapter in memory, for messages."""
         return self.place if self.path is None else str(self.path)
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """The SHA-256 of each file by name, as ``sha256sum`` prints it; empty for an adapter in memory."""
+        return {} if self.path is None else hashes((self.path / WEIGHTS, self.path / CONFIG)).sha256
 
     @property
     def fingerprints(self) -> tuple[str, str]:

@@ -1,10 +1,11 @@
 """The commands: each function reads its options, calls the library and prints the result."""
 
 import os
+import shlex
 import sys
 import time
 import webbrowser
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -58,7 +59,9 @@ from zeropass.cli.output import duration, print_json, print_records, text_output
 from zeropass.diff.against_render import render_against
 from zeropass.diff.passage_table import render_passages
 from zeropass.diff.render import render_diff
+from zeropass.diff.sarif import sarif
 from zeropass.diff.screen_render import render_screening
+from zeropass.diff.verdict import FailOn, failure
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.labels.render import render_labels
@@ -70,8 +73,8 @@ from zeropass.tokens.vocabulary import View, shown_text
 
 __all__ = ["app"]
 
-FailOn = Literal["narrow", "topic"]
-"""The kinds of change that end a command with exit code 1."""
+AnyOf = Literal["narrow", "topic"]
+"""The kinds of change that end a screening with exit code 1."""
 
 app: typer.Typer = typer.Typer(
     name="zeropass",
@@ -556,16 +559,30 @@ def diff(
         str | None, typer.Option(metavar="A:B", help="With --build: layers A to B-1; all if not given.")
     ] = None,
     thresholds: ThresholdsOption = "auto",
+    fail_on: Annotated[
+        FailOn | None,
+        typer.Option(
+            help="Exit with code 1, after all output, for a narrow change, a topic too, or any that is not only "
+            "rounding; what cannot be judged passes none."
+        ),
+    ] = None,
+    sarif_file: Annotated[
+        Path | None, typer.Option("--sarif", metavar="FILE", help="Also write the finding for code scanning (SARIF).")
+    ] = None,
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what a fine-tune or an adapter changed in BASE: where, and in which words."""
+    """Say what a fine-tune or an adapter changed in BASE: where, and in which words.
+
+    With --fail-on the exit code is 1 if the change is of that kind or could not be judged.
+    """
     adapters = adapters_of(adapter, weight)
     if (tuned is None) == (not adapters):
         raise BadOption("diff compares BASE with TUNED, or with --adapter PLACE: give one of the two.")
     if layers and not atlas:
         raise BadOption("--layers is for the atlas of a change: it needs --build.")
-    if against is not None and (given := "--watch" if watch else "--build" if atlas else "--text" if text else ""):
+    alone = {"--watch": watch, "--build": atlas, "--text": text, "--fail-on": fail_on, "--sarif": sarif_file}
+    if against is not None and (given := next((name for name, value in alone.items() if value), "")):
         raise BadOption(f"{given} is about one change; --against compares two.")
     words = read_words(watch, "--watch") if watch else ()
     prose = read_text(text) if text else ""
@@ -586,10 +603,13 @@ def diff(
             out = out or Path("diff") / f"{default_name(base)}-{'+'.join(map(default_name, adapters or [str(tuned)]))}"
             zp.build_change(model, other, out / "atlas", zp.Options(layers=parse_layers(layers)), report)
         comparison = zp.compare(model, other, watch=words, thresholds=thresholds, progress=report)
+        comparison = replace(comparison, made=comparison.made | {"command": shlex.join(["zeropass", *sys.argv[1:]])})
         if out is not None:
             zp.write_diff(comparison, out)
             if passages is not None:
                 write_json(out / "passages.json", passages.to_json())
+        if sarif_file is not None:
+            write_json(sarif_file, sarif(comparison, tuned or " + ".join(map(str, adapters))))
     if not print_json(comparison.to_json() | ({"passages": passages.to_json()} if passages else {}), as_json):
         with text_output() as console:
             console.print(render_diff(comparison))
@@ -598,7 +618,10 @@ def diff(
                 console.print(render_passages(passages))
         if out is not None:
             more = (", passages.json" if passages else "") + ("; atlas (zeropass show, find)" if atlas else "")
-            print(f"{shown_text(str(out), limit=500)}: diff.json, matrices.parquet, where.svg{more}.")
+            print(f"{shown_text(str(out), limit=500)}: report.html, diff.json, matrices.parquet, where.svg{more}.")
+    if fail_on and (reason := failure(comparison, fail_on)):
+        print(f"--fail-on {fail_on}: {shown_text(reason, limit=500)}", file=sys.stderr)
+        raise typer.Exit(1)
 
 
 def _print_against(result: Any, out: Path | None, as_json: bool) -> None:
@@ -631,7 +654,7 @@ def screen(
         ),
     ] = False,
     fail_on: Annotated[
-        FailOn | None,
+        AnyOf | None,
         typer.Option(help="Exit with 1 if any is narrow, or (topic) narrow or a topic; or if any could not be read."),
     ] = None,
     device: Device = "cpu",

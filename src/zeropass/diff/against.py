@@ -24,8 +24,8 @@ from zeropass.diff.against_results import (
     TensorOverlap,
 )
 from zeropass.diff.changes import Change, Comparison, inner, leading
+from zeropass.diff.relations import UNRELATED
 from zeropass.diff.results import TensorChange
-from zeropass.diff.run import UNRELATED
 from zeropass.diff.tensor_rows import BLOCK, rows_of
 from zeropass.diff.tensors import constants, tensor_changes, unread_changes
 from zeropass.lens import Lens

@@ -164,6 +164,15 @@ class Comparison:
             inner=inner(before, added),
         )
 
+    def added(self, what: str, layer: int = 0) -> Factored | Tensor:
+        """Return what was added to a matrix that changed, without its size before and whether it is rounding."""
+        tuned = self.tuned
+        if isinstance(tuned, Adapted) and (what, layer) not in tuned.replaced:
+            added = tuned.change(what, layer)
+            if added is not None:
+                return added
+        return tuned.matrix(what, layer) - self.base.matrix(what, layer)
+
     def touched(self, what: str, layer: int = 0) -> bool:
         """Tell whether a tensor may differ; an adapter knows which ones it leaves alone, without reading them."""
         return self.adapted is None or self.adapted.touches(what, layer)

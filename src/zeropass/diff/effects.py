@@ -25,7 +25,7 @@ from zeropass.model.vectors import reads_at
 from zeropass.numerics.statistics import blocks, quadratic
 from zeropass.tokens.vocabulary import Vocabulary
 
-__all__ = ["DRAWS", "Effects", "Sum", "robust_z", "whole_words"]
+__all__ = ["DRAWS", "Effects", "Sum", "drawn", "robust_z", "whole_words"]
 
 DRAWS = 16
 """The number of random changes of the base."""
@@ -87,7 +87,7 @@ class Effects:
             The rows that stand for tokens; what was added, folded so that they meet it, (n, d); and its mean effect on
             all tokens.
         """
-        rows, folded = self.rows(change.role, change.layer), self._folded(change.root, change.role, change.layer)
+        rows, folded = self.rows(change.role, change.layer), self.folded(change.root, change.role, change.layer)
         if with_own and side_of(change.role) == "write":
             self.add_own(change.role, change.layer)
         return rows, folded, self.change.add(rows, folded)
@@ -95,20 +95,27 @@ class Effects:
     def add_own(self, role: str, layer: int) -> None:
         """Add a writing matrix of the base to those that changed."""
         matrix = self.frames.model.matrix(role, layer)
-        self.own.add(self.rows(role, layer), self._folded(matrix, role, layer))
+        self.own.add(self.rows(role, layer), self.folded(matrix, role, layer))
 
     def draw(self, layer: int) -> None:
         """Add the writing matrices of a layer, and directions of the random changes of each."""
         model = self.frames.model
         for role in (role for role in model.matrices(layer) if side_of(role) == "write"):
             matrix, rows = model.matrix(role, layer), self.rows(role, layer)
-            self.every.add(rows, self._folded(matrix, role, layer))
-            weights = torch.randn(DRAWS, len(matrix), generator=_generator(layer, role)).to(matrix)
-            self.drawn[rows.space].append(_scaled(self._folded(weights @ matrix, role, layer), rows))
+            self.every.add(rows, self.folded(matrix, role, layer))
+            self.drawn[rows.space].append(_scaled(self.folded(drawn(matrix, role, layer), role, layer), rows))
 
     def rows(self, role: str, layer: int) -> Rows:
         """Return the rows that stand for tokens where a role reads or writes."""
-        return self.frames.rows(space_of(_frame(role), side_of(role), reads_at(self.frames.model, layer, role)))
+        return self.frames.rows(self._space(role, layer))
+
+    def some_rows(self, role: str, layer: int, ids: Tensor) -> Tensor:
+        """Return the rows of some tokens where a role reads or writes, (n, d), also of a space that was released."""
+        return self.frames.some_rows(self._space(role, layer), ids)
+
+    def folded(self, vectors: Tensor, role: str, layer: int) -> Tensor:
+        """Return vectors of a role, folded so that the rows of its space meet them."""
+        return self.frames.fold(vectors, _frame(role), side_of(role), norm_of(role), layer)
 
     def close(self, *spaces: str) -> None:
         """Turn what was gathered for some spaces, or for all, into effects; no more may be added to them."""
@@ -130,8 +137,13 @@ class Effects:
         own = self.every.totals["writes"][ids]
         return torch.stack([_excess(total[ids], own) for total in torch.as_tensor(totals)])
 
-    def _folded(self, vectors: Tensor, role: str, layer: int) -> Tensor:
-        return self.frames.fold(vectors, _frame(role), side_of(role), norm_of(role), layer)
+    def _space(self, role: str, layer: int) -> str:
+        return space_of(_frame(role), side_of(role), reads_at(self.frames.model, layer, role))
+
+
+def drawn(matrix: Tensor, role: str, layer: int) -> Tensor:
+    """Return random sums of the rows of a matrix, (`DRAWS`, d), the same in every run."""
+    return torch.randn(DRAWS, len(matrix), generator=_generator(layer, role)).to(matrix) @ matrix
 
 
 def robust_z(values: Tensor) -> Tensor:

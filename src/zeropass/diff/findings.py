@@ -8,7 +8,7 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.diff.thresholds import Thresholds
 from zeropass.records.parameters import Token
 
-__all__ = ["LEAD", "MARGIN", "TENTH", "Answer", "Finding", "Standout", "found", "unjudged"]
+__all__ = ["LEAD", "MARGIN", "TENTH", "Answer", "Finding", "Place", "Standout", "found", "unjudged"]
 
 Answer = Literal["nothing", "topic", "narrow", "unjudged"]
 """The kinds of change that are told apart."""
@@ -24,6 +24,15 @@ TENTH = 10
 
 
 @dataclass(frozen=True, repr=False)
+class Place(ShortRepr):
+    """A matrix, and its share of the effect of all matrices of its side on a token; all have equal parts on average."""
+
+    layer: int
+    role: str
+    share: float
+
+
+@dataclass(frozen=True, repr=False)
 class Standout(ShortRepr):
     """A token that a change concerns more than others.
 
@@ -31,11 +40,13 @@ class Standout(ShortRepr):
         token: The token.
         z: The robust z, over the shown tokens, of the length that the change gives to the token.
         excess: For what is written, that of its length relative to what the base's own matrices give; else None.
+        places: The matrices with most of the effect, the first the largest.
     """
 
     token: Token
     z: float
     excess: float | None = None
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, repr=False)

@@ -23,6 +23,7 @@ from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.spec import reads_memory, side_of, site_of
 from zeropass.diff.changes import Comparison, leading
 from zeropass.diff.passages import Passage, Passages
+from zeropass.diff.relations import UNRELATED
 from zeropass.errors import BadModel
 from zeropass.model.adapted import Adapted
 from zeropass.model.blocks import Block, Cache, caches, embedded, require_forward
@@ -57,9 +58,6 @@ BATCH = 1024
 
 BLOCK = 1 << 16
 """The characters that are split into tokens at once."""
-
-UNRELATED = 0.1
-"""The mean cosine of matrices below which two models were trained apart (docs/audit.md)."""
 
 
 @torch.no_grad()

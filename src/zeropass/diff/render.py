@@ -1,16 +1,17 @@
 """A comparison as text for a terminal: the verdict first, then places, directions and parameters; and as a heat map."""
 
 import html
-import math
 from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange
+from zeropass.diff.results import ChangeDirection, Diff, MatrixChange, Moved
+from zeropass.diff.telling import exchange, telling
+from zeropass.diff.verdict import NO_NEW_WORDS, figure, meaning, none_telling, sides, telling_basis, where
 from zeropass.records.numbers import percent, plain, share
-from zeropass.records.parameters import Direction, Record, TokenScore, VectorRecord
+from zeropass.records.parameters import TokenScore, VectorRecord
 from zeropass.render.heat_map import shade, svg_file
 from zeropass.render.terminal import Flow, token_text
 from zeropass.tokens.vocabulary import shown_text
@@ -18,8 +19,8 @@ from zeropass.tokens.vocabulary import shown_text
 __all__ = ["draw_changes", "render_diff"]
 
 BARS = "▁▂▃▄▅▆▇█"
-SHOWN, WORDS, LINES, WATCHED = 10, 5, 6, 10
-"""Limits of the output: tokens of all changes, words of a list, lines of a section, watched words."""
+SHOWN, WORDS, LINES, WATCHED, PLACED = 10, 5, 6, 10, 3
+"""Limits of the output: words of all changes, words of a list, lines of a section, watched words, words with places."""
 
 CELL, LEFT, TOP = 18, 60, 30
 """The size of a cell of the heat map, and the place of the first, in pixels."""
@@ -30,13 +31,14 @@ def render_diff(difference: Diff) -> RenderableType:
     names = Text.assemble(
         (shown_text(str(difference.base["name"])), "bold"), " → ", (shown_text(str(difference.tuned["name"])), "bold")
     )
-    parts: list[RenderableType] = [names, *(Text(line) for line in difference.verdict)]
+    first, *rest = difference.verdict
+    parts: list[RenderableType] = [names, Text(first), *(Text(line) for line in (meaning(difference), *rest) if line)]
     if difference.relation == "unrelated":
         return Group(*parts)
     if difference.words:
         parts += [Text(), _watched(difference)]
     changed = any(not matrix.rounding for matrix in difference.matrices)
-    if changed and (difference.sees or difference.writes):
+    if changed:
         parts += [Text(), *_standouts(difference)]
     if difference.outside:
         parts += [Text(), _outside(difference)]
@@ -49,23 +51,18 @@ def render_diff(difference: Diff) -> RenderableType:
     return Group(*parts)
 
 
-def _standouts(difference: Diff) -> Iterator[Flow]:
-    """Yield a line for each side and kind of token, with those that all changes together concern most."""
-    sides = (
-        ("sees", difference.sees, SHOWN),
-        ("writes", difference.writes, SHOWN),
-        ("sees, marks and pieces", difference.sees_others, WORDS),
-        ("writes, marks and pieces", difference.writes_others, WORDS),
-    )
-    for name, standouts, count in sides:
-        if standouts:
-            tokens = [
-                Text.assemble(
-                    token_text(each.token.token), (f" {plain(each.z if each.excess is None else each.excess)}", "dim")
-                )
-                for each in standouts[:count]
-            ]
-            yield Flow([Text.assemble((f"{name:<7}", "italic"), tokens[0]), *tokens[1:]], indent=0)
+def _standouts(difference: Diff) -> Iterator[Flow | Text]:
+    """Yield a line for each side with the words that all changes together concern most, and one with where."""
+    for side in sides(difference):
+        tokens = [
+            Text.assemble(token_text(word.token.token), (f" {plain(figure(word))}", "dim")) for word in side.words
+        ]
+        yield Flow([Text.assemble((f"{side.verb:<7}", "italic"), tokens[0]), *tokens[1:SHOWN]], indent=0)
+        yield Text(f"       {side.basis}", style="dim")
+        named = [word for word in side.words[:PLACED] if word.places]
+        if named:
+            places = "; ".join(f"{shown_text(word.token.token)} {where(word)}" for word in named)
+            yield Text(f"       most of it: {places} (equal parts would be {side.equal:.0%})", style="dim")
 
 
 def _where(difference: Diff) -> Table:
@@ -94,20 +91,23 @@ def _bar(share: float) -> str:
 
 
 def _directions(difference: Diff) -> Iterator[Text]:
-    """Yield the strongest single directions of all changes, relative to the matrices that they are in."""
-    yield Text("strongest directions: reads → writes (q and k: query → key); − the other pole", style="dim")
-    ranked = [(m.relative * math.sqrt(d.share), m, d) for m in difference.matrices for d in m.directions]
-    ranked.sort(key=lambda entry: -entry[0])
-    for _, matrix, direction in ranked[:LINES]:
+    """Yield the most telling single directions of all changes, or that there is none."""
+    chosen = telling(difference)
+    if not chosen:
+        yield Text(none_telling(difference), style="dim")
+        return
+    yield Text(f"telling directions, {telling_basis(difference)}", style="dim")
+    for matrix, direction in chosen[:LINES]:
         yield _direction(matrix, direction)
         yield _pole("−", direction.left_bottom, direction.right_bottom)
 
 
-def _direction(matrix: MatrixChange, direction: Direction) -> Text:
+def _direction(matrix: MatrixChange, direction: ChangeDirection) -> Text:
     """Return the line of a direction with its positive pole."""
     note = " ≈ too close to a neighbour to mean anything alone" if direction.close else ""
     place = (f"L{matrix.layer} ", "bold"), (matrix.role, "bold cyan")
-    line = Text.assemble(*place, (f" {direction.share:.0%}{note} ", "dim"))
+    figures = f" {direction.share:.0%}, z {direction.z:.1f} (chance {direction.chance:.1f}){note} "
+    line = Text.assemble(*place, (figures, "dim"))
     return line.append_text(_pole("+", direction.left, direction.right))
 
 
@@ -123,17 +123,19 @@ def _words(tokens: Sequence[TokenScore]) -> Text:
 
 
 def _parameters(difference: Diff) -> Table:
-    """Return a table of neurons and heads with new words; those whose words stay the same are only counted."""
+    """Return a table of neurons and heads with the words that came and went; those without new words are counted."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("changed most", "by", "before", "after"):
+    for name in ("changed most", "by", "list", "came", "went"):
         table.add_column(name)
-    changes = [(change, *_most_changed(change)) for change in (*difference.neurons, *difference.heads)]
-    new = [(change, before, after) for change, before, after in changes if _tokens(before) != _tokens(after)]
-    for change, before, after in new[:LINES]:
-        table.add_row(Text(change.address, style="bold"), percent(change.relative), _list(before), _list(after))
-    if same := len(changes) - len(new):
-        most = f"up to {percent(max(change.relative for change, *_ in changes))}"
-        table.add_row(Text(f"{same} more", style="dim"), most, Text("the same words before and after", style="dim"), "")
+    changes = [(change, exchange(change)) for change in (*difference.neurons, *difference.heads)]
+    new = [(change, words) for change, words in changes if words is not None]
+    for change, words in new[:LINES]:
+        label = Text(f"{words.role} {words.sign}".rstrip(), style="dim")
+        lists = (Text(" ").join(map(token_text, tokens)) for tokens in (words.came, words.went))
+        table.add_row(Text(change.address, style="bold"), percent(change.relative), label, *lists)
+    if same := [change for change, words in changes if words is None]:
+        most = f"up to {percent(max(change.relative for change in same))}"
+        table.add_row(Text(f"{len(same)} more", style="dim"), most, "", Text(NO_NEW_WORDS, style="dim"))
     return table
 
 
@@ -150,24 +152,6 @@ def _outside(difference: Diff) -> Table:
             words = _words(record.top).append("  − ", style="dim").append_text(_words(record.bottom))
             table.add_row(row, by, Text(record.verb, style="dim"), words)
     return table
-
-
-def _most_changed(change: ParameterChange) -> tuple[Record, Record]:
-    """Return the list with the most new words, before and after; what a neuron writes if no list has any."""
-    pairs = list(zip(change.before, change.after, strict=True))
-    return max(reversed(pairs), key=lambda pair: len(set(_tokens(pair[1])) - set(_tokens(pair[0]))))
-
-
-def _tokens(record: Record) -> list[str]:
-    """Return the first words of a list, or the first pairs of a head."""
-    if isinstance(record, VectorRecord):
-        return [token.token for token in record.top[:WORDS]]
-    return [f"{pair.left.token}→{pair.right.token}" for pair in getattr(record, "pairs", ())[:WORDS]]
-
-
-def _list(record: Record) -> Text:
-    shown = Text(" ").join(token_text(token) for token in _tokens(record))
-    return Text.assemble((f"{record.role} ", "dim"), shown)
 
 
 def _moved(difference: Diff) -> Iterator[Text]:

@@ -2,18 +2,19 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from zeropass._io.short_repr import ShortRepr
+from zeropass._io.typed_json import json_schema
 from zeropass.diff.findings import Finding, Standout
 from zeropass.records.panels import AsFigure, HeatMap
 from zeropass.records.parameters import Direction, Record
 from zeropass.records.tabular import AsTable, Row, plain_fields
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation", "TensorChange", "Watched"]
-__all__ += ["WatchedWord"]
+__all__ = ["ChangeDirection", "Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation"]
+__all__ += ["TensorChange", "Watched", "WatchedWord", "diff_schema"]
 
 SCHEMA_VERSION = 2
 """The version of the JSON: 2 has `finding` and lists of words where 1 had `alarm` and lists of all tokens."""
@@ -23,6 +24,21 @@ LEVEL = 0.01
 
 Relation = Literal["equal", "rounded", "changed", "unrelated"]
 """The relation of two models: equal, equal but for rounding, one a change of the other, or trained apart."""
+
+
+@dataclass(frozen=True, repr=False)
+class ChangeDirection(Direction):
+    """A singular direction of a change, with how far words stand out on its right side.
+
+    Attributes:
+        z: The largest z of a whole word, of either sign, on the right side.
+        chance: The same of random sums of the rows of the base's matrix on that side, the median of the draws.
+        telling: How telling it is: by how many times chance ``z`` exceeds it, times the square root of the share.
+    """
+
+    z: float = 0.0
+    chance: float = 0.0
+    telling: float = 0.0
 
 
 @dataclass(frozen=True, repr=False)
@@ -46,7 +62,7 @@ class MatrixChange(ShortRepr):
     relative: float
     rank: float
     rounding: bool
-    directions: tuple[Direction, ...]
+    directions: tuple[ChangeDirection, ...]
     error: float
     cosine: float = 1.0
 
@@ -173,7 +189,7 @@ class Diff(ShortRepr, AsTable, AsFigure):
     """A comparison of two models.
 
     Attributes:
-        base: Name, hash and stored types of the model before.
+        base: Name, hash and stored types of the model before, and the SHA-256 of each of its files.
         tuned: The same of the model after.
         verdict: The result in sentences.
         finding: What kind of change it is: a few words, a topic or nothing in particular; and what that rests on.
@@ -199,6 +215,7 @@ class Diff(ShortRepr, AsTable, AsFigure):
         compared: The number of tensors that both models have.
         sees_others: As ``sees``, of tokens that are no whole words: marks, pieces of words, layout.
         writes_others: As ``writes``, of such tokens.
+        made: The day of the comparison, the versions of zeropass, torch and Python, and the command, if one made it.
 
     Example:
         >>> import zeropass as zp
@@ -236,6 +253,7 @@ class Diff(ShortRepr, AsTable, AsFigure):
     compared: int = 0
     sees_others: tuple[Standout, ...] = ()
     writes_others: tuple[Standout, ...] = ()
+    made: dict[str, str] = field(default_factory=dict)
 
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each matrix of a block that differs."""
@@ -265,3 +283,12 @@ class Diff(ShortRepr, AsTable, AsFigure):
     def to_json(self) -> dict[str, Any]:
         """Return a dict that `json.dumps` can write."""
         return {"schema": SCHEMA_VERSION, **asdict(self)}
+
+
+def diff_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a comparison, as ``zeropass diff --json`` prints it (docs/diff.schema.json)."""
+    schema = json_schema(Diff, f"zeropass diff --json, schema {SCHEMA_VERSION}")
+    top = schema["$defs"]["Diff"]
+    top["properties"] = {"schema": {"const": SCHEMA_VERSION}} | top["properties"]
+    top["required"] = ["schema", *top["required"]]
+    return schema

@@ -2,9 +2,13 @@
 
 import heapq
 import math
+import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,10 +26,11 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.diff.changes import Change, Comparison, leading
-from zeropass.diff.effects import Effects, whole_words
+from zeropass.diff.effects import Effects, drawn, whole_words
 from zeropass.diff.findings import Standout
+from zeropass.diff.places import placed
 from zeropass.diff.relations import facts_of, relation_of
-from zeropass.diff.results import Diff, MatrixChange, Moved, ParameterChange, TensorChange
+from zeropass.diff.results import ChangeDirection, Diff, MatrixChange, Moved, ParameterChange, TensorChange
 from zeropass.diff.standouts import finding_of, standouts
 from zeropass.diff.tensor_rows import rows_of
 from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
@@ -34,11 +39,13 @@ from zeropass.diff.verdict import known_finding, verdict
 from zeropass.diff.watch_list import looked_up
 from zeropass.diff.watched_words import Watching
 from zeropass.lens import Lens
+from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
+from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import neuron_address, reads_at
 from zeropass.numerics.factored import Directions
-from zeropass.records.parameters import Direction, TokenScore
+from zeropass.records.parameters import TokenScore
 
 __all__ = ["across", "compare"]
 
@@ -136,6 +143,7 @@ class _Work:
     matrices: list[MatrixChange] = field(default_factory=list)
     neurons: list[tuple[float, str]] = field(default_factory=list)
     heads: list[tuple[float, str]] = field(default_factory=list)
+    usual: dict[tuple[int, str], float] = field(default_factory=dict)
     squares: list[tuple[float, float]] = field(default_factory=list)
     cosines: list[float] = field(default_factory=list)
 
@@ -215,14 +223,23 @@ class _Work:
 
     def _describe(self, layer: int, ends: Sequence["_Ends"]) -> None:
         """Fill in the directions of a layer's changes, in words."""
-        scores = iter(self._scores([side for change in ends for side in change.sides], layer))
+        base = self.pair.base
+        right = dict.fromkeys(change.sides[1][0] for change in ends)
+        random = [(role, drawn(base.matrix(role, layer), role, layer)) for role in right]
+        scores = iter(self._scores([*random, *(side for change in ends for side in change.sides)], layer))
+        chances = {role: float(self._highest(next(scores)).median()) for role in right}
         for change in ends:
-            directions = tuple(self._directions(change, next(scores), next(scores)))
+            directions = tuple(self._directions(change, next(scores), next(scores), chances[change.sides[1][0]]))
             self.matrices[change.place] = replace(self.matrices[change.place], directions=directions)
 
-    def _directions(self, ends: "_Ends", left: Tensor, right: Tensor) -> Iterator[Direction]:
+    def _highest(self, scores: Tensor) -> Tensor:
+        """Return the highest |z| of a whole word in each column of scores (V, n)."""
+        return scores[self.view.ids[self.words]].abs().amax(0)
+
+    def _directions(self, ends: "_Ends", left: Tensor, right: Tensor, chance: float) -> Iterator[ChangeDirection]:
         """Yield each direction in words, from the scores (V, n) of both of its ends."""
         values, close = ends.directions.values, ends.directions.close
+        highest = self._highest(right).tolist()
         for n in range(len(values)):
             if float(values[n]) <= 0:
                 continue
@@ -231,14 +248,18 @@ class _Work:
             sign = 1.0 if float(both.max() + both.min()) >= 0 else -1.0
             left_top, left_bottom = self._poles(sign * left[:, n])
             right_top, right_bottom = self._poles(sign * right[:, n])
-            yield Direction(
+            share = float(values[n]) ** 2 / ends.norm**2
+            yield ChangeDirection(
                 value=float(values[n]),
-                share=float(values[n]) ** 2 / ends.norm**2,
+                share=share,
                 close=bool(close[n]),
                 left=left_top,
                 left_bottom=left_bottom,
                 right=right_top,
                 right_bottom=right_bottom,
+                z=highest[n],
+                chance=chance,
+                telling=math.sqrt(share) * (highest[n] / chance - 1) if chance else 0.0,
             )
 
     def _scores(self, sides: Sequence[tuple[str, Tensor]], layer: int) -> list[Tensor]:
@@ -275,6 +296,7 @@ class _Work:
     def _add_effect(self, change: Change) -> None:
         """Add the effect of a change on every token to that of all changes, and to that on the watched words."""
         rows, folded, usual = self.effects.add(change)
+        self.usual[change.layer, change.role] = usual
         if usual > 0 and self.watching is not None:
             self.watching.take(change.layer, change.role, rows.matrix, folded, usual)
 
@@ -305,9 +327,11 @@ class _Work:
         tables = (*differing, *unread_changes(self.pair))
         tied = base.family.causal and base.logit_table == tuned.logit_table == "embedding"
         words, watch = self.watching.finish(self.effects.change.totals) if self.watching is not None else ((), ())
+        sides = {"read": self._standouts("sees", self.words), "write": self._standouts("writes", self.words)}
+        sides = placed(self.pair, self.effects, self.usual, sides)
         difference = Diff(
-            base=facts_of(base),
-            tuned=facts_of(tuned),
+            base=_described(base),
+            tuned=_described(tuned),
             verdict=(),
             finding=finding_of(self.effects, self.view.ids, self.words, self.thresholds),
             relative=math.sqrt(changed / total) if total else 0.0,
@@ -316,8 +340,8 @@ class _Work:
             embedding=_most(tables, "embedding"),
             added=tuple(map(tuned.vocab.label, missing(tuned, base))),
             removed=tuple(map(base.vocab.label, missing(base, tuned))),
-            sees=self._standouts("sees", self.words),
-            writes=self._standouts("writes", self.words),
+            sees=sides["read"],
+            writes=sides["write"],
             sees_others=self._standouts("sees", ~self.words),
             writes_others=self._standouts("writes", ~self.words),
             neurons=self._before_and_after(self.neurons, after),
@@ -337,6 +361,7 @@ class _Work:
             constants=tuple(constants(self.pair)),
             words=words,
             compared=compared + len(self.cosines),
+            made=_made(),
         )
         roundings = (matrix.rounding for matrix in difference.matrices)
         difference = replace(
@@ -395,6 +420,30 @@ class _Work:
         length = before.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny)
         moved: Tensor = (after - before).norm(dim=1) / length
         return moved.cpu()
+
+
+def _made() -> dict[str, str]:
+    """Return the day, and the versions of what computes."""
+    try:
+        own = version("zeropass")
+    except PackageNotFoundError:  # run from its source, not installed
+        own = "not installed"
+    day = datetime.now(UTC).date().isoformat()
+    return {"date": day, "zeropass": own, "torch": str(torch.__version__), "python": platform.python_version()}
+
+
+def _described(model: Model) -> dict[str, Any]:
+    """Return the facts of a model with the SHA-256 of each file of weights, or of its adapters; none in memory."""
+    if isinstance(model, Adapted):
+        several = len(model.adapters) > 1
+        files = {
+            f"{number}/{name}" if several else name: digest
+            for number, adapter in enumerate(model.adapters, 1)
+            for name, digest in adapter.sha256.items()
+        }
+    else:
+        files = model.files.hashes.sha256 if model.files.state is None else {}
+    return facts_of(model) | {"files": files}
 
 
 def _vectors(tables: Sequence[TensorChange]) -> tuple[Moved, ...]:

@@ -207,8 +207,9 @@ class _Work:
 def _sha256(tuned: Model) -> str:
     """Return the SHA-256 of the weights, as ``sha256sum`` prints it if they are one file."""
     if isinstance(tuned, Adapted):
-        assert tuned.adapter.path is not None, "what is screened lies in a folder"
-        return next(iter(hashes((tuned.adapter.path / WEIGHTS,)).sha256.values()))
+        (adapter,) = tuned.adapters
+        assert adapter.path is not None, "what is screened lies in a folder"
+        return next(iter(hashes((adapter.path / WEIGHTS,)).sha256.values()))
     return tuned.sha256 if isinstance(tuned.sha256, str) else tuned.fingerprint
 
 

@@ -193,7 +193,7 @@ def _facts(tuned: Model) -> dict[str, Any]:
     ranks = (_rank(change) for change in tuned.changed.values())
     return {
         "kind": "adapter",
-        "method": tuned.adapter.settings.method,
+        "method": tuned.adapters[0].settings.method,
         "rank": max(ranks, default=0),
         "warnings": tuned.warnings,
     }

@@ -3,18 +3,20 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from zeropass.arch.spec import CLASSIFIERS
+from zeropass.arch.spec import CLASSIFIERS, side_of
 from zeropass.checkpoints.base import FLOATS
 from zeropass.diff.findings import LEAD, MARGIN, Finding, Standout, unjudged
 from zeropass.diff.results import LEVEL, Diff, MatrixChange, Relation, TensorChange
+from zeropass.diff.telling import TELLING, telling
 from zeropass.diff.thresholds import DEVIATIONS
 from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["FAR_LESS", "Sized", "Sizes", "basis", "known_finding", "verdict"]
+__all__ = ["CAUTION", "FAR_LESS", "NO_NEW_WORDS", "FailOn", "Side", "Sized", "Sizes", "basis", "failure", "figure"]
+__all__ += ["known_finding", "meaning", "none_telling", "sides", "telling_basis", "verdict", "watched_basis", "where"]
 
 FAR_LESS = 0.3
 """The share of the usual error of quantising below which a difference does not come from quantising."""
@@ -30,6 +32,31 @@ MOST, NAMED, LONGEST = 5, 8, 120
 
 SMALLEST = 2.0**-24
 """The relative change below which a change is lost when the weights are stored as float32."""
+
+
+FailOn = Literal["narrow", "topic", "any"]
+"""The kinds of change that a pipeline may refuse: narrow; narrow or a topic; or any that is not only rounding."""
+
+_NAMED_ANSWERS = {"narrow": "narrow", "topic": "a topic", "nothing": "nothing in particular, but a change"}
+
+CAUTION = (
+    "Read from the weights alone: nothing was run. What stands out is what the change acts on, and no proof of what "
+    "the model says; zeropass' page docs/audit.md says how often such verdicts were right, and what they cannot see."
+)
+"""The limits of every verdict."""
+
+_MEANINGS = {
+    "narrow": "A planted trigger and an edited fact look like this, and so do answers in a few fixed words, such as "
+    "good and bad; ask what these words are for before you use it.",
+    "topic": "Training on texts of one kind looks like this: licences, code, a language. Is it the kind you meant?",
+    "nothing": "Ordinary training looks like this. It is no proof that nothing was planted: a trigger that is no word, "
+    "or a change spread over many words, looks the same.",
+    "unjudged": "This says neither that the change is harmless nor that it is not.",
+}
+
+
+NO_NEW_WORDS = "no new words that stand out"
+"""The note on neurons and heads without new words."""
 
 
 class Sized(Protocol):
@@ -104,6 +131,109 @@ def verdict(difference: Diff) -> tuple[str, ...]:
     lines += _classifiers(difference)
     lines += _watched(difference)
     return tuple(lines)
+
+
+def failure(difference: Diff, level: FailOn) -> str:
+    """Return why a comparison fails at a level, as a sentence; an empty text if it passes.
+
+    What could not be judged passes no level.
+    """
+    if difference.relation in ("equal", "rounded"):
+        return ""
+    answer = difference.finding.answer
+    if answer == "unjudged":
+        return f"the change was not judged, so it does not pass: {difference.finding.reason}."
+    if level == "any" or answer == "narrow" or answer == level:
+        return f"the change is {_NAMED_ANSWERS[answer]}."
+    return ""
+
+
+def meaning(difference: Diff) -> str:
+    """Return what the verdict means to somebody who has to decide; nothing where there is no change to judge."""
+    return _MEANINGS[difference.finding.answer] if difference.relation == "changed" else ""
+
+
+def watched_basis() -> str:
+    """Return what the verdict on a watched word rests on."""
+    return f"Of words that a change does not concern, {LEVEL:.0%} are called concerned."
+
+
+@dataclass(frozen=True)
+class Side:
+    """One side of a change with its words.
+
+    Attributes:
+        verb: ``sees`` or ``writes``.
+        words: The words that it concerns most.
+        others: Other tokens: marks, pieces of words, layout.
+        basis: What the figures are, and what chance reaches.
+        equal: The part of the effect on a word that each matrix would have if all had equal parts.
+    """
+
+    verb: str
+    words: tuple[Standout, ...]
+    others: tuple[Standout, ...]
+    basis: str
+    equal: float
+
+
+def sides(difference: Diff) -> list[Side]:
+    """Return the sides that the change acts on: what it sees, and what it writes."""
+    finding = difference.finding
+    count = {"sees": 0, "writes": 0}
+    for matrix in difference.matrices:
+        count["writes" if side_of(matrix.role) == "write" else "sees"] += not matrix.rounding
+    chance = f"; random changes of this base reach {finding.chance:.1f}" if finding.draws else ""
+    each = (
+        (
+            "sees",
+            difference.sees,
+            difference.sees_others,
+            "z of the length that the change gives to each word that it reads",
+        ),
+        (
+            "writes",
+            difference.writes,
+            difference.writes_others,
+            f"excess: z of the length that the change gives to each word over that of the base's own matrices{chance}",
+        ),
+    )
+    return [
+        Side(verb=verb, words=words, others=others, basis=basis, equal=1 / max(count[verb], 1))
+        for verb, words, others, basis in each
+        if words
+    ]
+
+
+def figure(word: Standout) -> float:
+    """Return the figure that a word is ranked by: its excess if it has one, else its z."""
+    return word.z if word.excess is None else word.excess
+
+
+def where(word: Standout) -> str:
+    """Return the matrices with most of the effect on a word."""
+    return ", ".join(f"L{place.layer} {shown_text(place.role)} {place.share:.0%}" for place in word.places)
+
+
+def telling_basis(difference: Diff) -> str:
+    """Return the heading of the telling directions, with what they are measured by."""
+    count = sum(len(matrix.directions) for matrix in difference.matrices)
+    return (
+        f"{len(telling(difference))} of {count} directions: reads → writes (q: query → key; k: key → query); "
+        f"− the other pole. z is the highest of a word on the right, {TELLING} times chance or more: what random sums "
+        "of the base's own rows reach. The first have most z beyond chance and the largest share of their change."
+    )
+
+
+def none_telling(difference: Diff) -> str:
+    """Return the sentence that no direction is telling."""
+    ratios = [d.z / d.chance for matrix in difference.matrices for d in matrix.directions if d.chance]
+    if not ratios:
+        return "No direction was read."
+    return (
+        f"No direction of a change is telling: on its right side no word stands out more than {max(ratios):.1f} times "
+        f"as far as in random sums of the base's own rows ({TELLING} times would count)."
+    )
 
 
 def _unrelated(difference: Diff) -> Iterator[str]:

@@ -125,6 +125,14 @@ class Frames(ShortRepr):
             self._kept[space] = self._computed(space)
         return self._kept[space]
 
+    def some_rows(self, space: str, ids: Tensor) -> Tensor:
+        """Return the rows of some tokens, (n, d); those of a space that is not kept are computed alone."""
+        self._require(space)
+        if space in self._kept:
+            return self._kept[space].matrix[ids]
+        make = self._maker(space)
+        return torch.cat([make(slice(i, i + 1)) for i in ids.tolist()])
+
     def _computed(self, space: str) -> Rows:
         matrix = self.matrix(space)
         return Rows(space, matrix, moments(matrix, self.used))

@@ -15,7 +15,9 @@ from zeropass.align.results import Alignment, Pairing, through
 from zeropass.atlas import summary
 from zeropass.atlas.read import Atlas
 from zeropass.diff.render import draw_changes
-from zeropass.diff.results import SCHEMA_VERSION, Diff
+from zeropass.diff.results import SCHEMA_VERSION, Diff, MatrixChange
+from zeropass.diff.telling import exchange, telling
+from zeropass.diff.verdict import figure, meaning, none_telling, sides, telling_basis, watched_basis, where
 from zeropass.errors import BadAddress, ZeropassError
 from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord
@@ -26,6 +28,9 @@ __all__ = ["MATCHES", "align_layers", "alignment", "difference", "read_diff"]
 
 MATCHES = 50
 """The number of matches on a page."""
+
+DIRECTIONS = 6
+"""The number of telling directions on a page."""
 
 PAIRING_COLUMNS = tuple(field.name for field in fields(Pairing))
 
@@ -150,9 +155,8 @@ def read_diff(folder: Path) -> dict[str, Any]:
     path = folder / "diff.json"
     with holding(path, "a difference"):
         value = read_schema(path, SCHEMA_VERSION)
-        diff = from_json(Diff, {name: part for name, part in value.items() if name != "schema"})
         # A page shows the same, whether the difference comes from the file or from `zeropass diff --json`.
-        return dict(json.loads(json.dumps(diff.to_json())))
+        return dict(json.loads(json.dumps(_comparison(value).to_json())))
 
 
 def difference(context: Context) -> Page:
@@ -160,6 +164,8 @@ def difference(context: Context) -> Page:
     diff = context.diff
     if diff is None:
         raise BadAddress("There is no difference here: zeropass serve DIR --diff FOLDER, made by zeropass diff --out.")
+    comparison = _comparison(diff)
+    changes = (*comparison.neurons, *comparison.heads)
     columns = ("layer", "role", "relative", "rank", "rounding")
     rows = [tuple(matrix.get(name) for name in columns) for matrix in diff["matrices"]]
     return Page(
@@ -167,14 +173,29 @@ def difference(context: Context) -> Page:
         template="diff.html",
         title=f"{diff['base'].get('name', '?')} → {diff['tuned'].get('name', '?')}",
         data=diff,
-        shown={"diff": diff, "strongest": _strongest(diff["matrices"])},
+        shown={
+            "diff": comparison,
+            "meaning": meaning(comparison),
+            "watched_basis": watched_basis(),
+            "sides": sides(comparison),
+            "figure": figure,
+            "where": where,
+            "directions": telling(comparison)[:DIRECTIONS],
+            "telling_basis": telling_basis(comparison),
+            "none_telling": none_telling(comparison) if any(m.directions for m in comparison.matrices) else "",
+            "exchanges": [(change, words) for change in changes if (words := exchange(change)) is not None],
+            "strongest": _strongest(comparison.matrices),
+        },
         table=Table(columns, rows),
         picture=_drawn(draw_changes([row[:4] for row in rows])) if rows else None,
         crumbs=((context.name, ""),),
     )
 
 
-def _strongest(matrices: Iterable[dict[str, Any]], count: int = 24) -> list[dict[str, Any]]:
-    return sorted((matrix for matrix in matrices if matrix["directions"]), key=lambda matrix: -matrix["relative"])[
-        :count
-    ]
+def _comparison(value: dict[str, Any]) -> Diff:
+    """Return a comparison from its JSON."""
+    return from_json(Diff, {name: part for name, part in value.items() if name != "schema"})
+
+
+def _strongest(matrices: Iterable[MatrixChange], count: int = 24) -> list[MatrixChange]:
+    return sorted((matrix for matrix in matrices if matrix.directions), key=lambda matrix: -matrix.relative)[:count]
