@@ -26,8 +26,8 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.diff.changes import Comparison
-from zeropass.diff.effects import DRAWS, Effects, whole_words
-from zeropass.diff.findings import Answer, Finding, found, unjudged
+from zeropass.diff.effects import DRAWS, Effects, word_mask
+from zeropass.diff.findings import Answer, Finding, judged, unjudged
 from zeropass.lens import Lens
 from zeropass.model.frames import Frames
 
@@ -63,7 +63,7 @@ class Measurer:
         """Draw the random changes of a base."""
         frames = Frames(base)
         ids = Lens.over(frames, with_coherence=False).view("default").ids
-        words, effects = whole_words(base.vocab, ids), Effects(frames)
+        words, effects = word_mask(base.vocab, ids), Effects(frames)
         for layer in range(base.dims.layers):
             effects.draw(layer)
         effects.close()
@@ -99,7 +99,7 @@ def finding_of(row: Row) -> Finding:
     """Return what the verdict says of a fine-tune."""
     if "writes" not in row:
         return unjudged("it changes no matrix that writes to the residual stream")
-    return found([z for _, z in row["writes"]["words"]], row["chance"], DRAWS)
+    return judged([z for _, z in row["writes"]["words"]], row["chance"], DRAWS)
 
 
 def group_of(row: Row) -> str:

@@ -272,11 +272,13 @@ def test_the_command_writes_and_shows_a_difference(run: Run, tmp_path: Path) -> 
     difference = run.json(
         "diff", base, "--adapter", adapter, "--watch", tmp_path / "words.txt", "--out", tmp_path / "out"
     )
-    assert difference["schema"] == 1
+    assert difference["schema"] == 2
     assert len(difference["matrices"]) == 14
     assert difference["watch"][0]["effect"] >= difference["watch"][-1]["effect"]
     assert json.loads((tmp_path / "out" / "diff.json").read_text()) == difference
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"diff.json", "matrices.parquet", "where.svg"}
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("diff.json", "matrices.parquet", "report.html", "where.svg"),
+    }
     code, out, _ = run("diff", base, tmp_path / "merged")
     assert code == 0
     assert len(out.splitlines()) <= 60

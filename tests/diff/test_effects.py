@@ -12,8 +12,8 @@ from torch import Tensor
 
 import zeropass as zp
 from zeropass.diff.changes import Change
-from zeropass.diff.effects import DRAWS, Effects, whole_words
-from zeropass.diff.findings import LEAD, MARGIN, found
+from zeropass.diff.effects import DRAWS, Effects, word_mask
+from zeropass.diff.findings import LEAD, MARGIN, judged
 from zeropass.model.adapted import adapt
 from zeropass.model.frames import Frames
 
@@ -139,16 +139,16 @@ def test_a_change_that_writes_nothing_by_itself_is_not_judged(frames: Frames, tm
 
 @given(RISING, st.floats(0.1, 9))
 def test_what_stands_out_decides_the_answer(excesses: list[float], chance: float) -> None:
-    finding = found(excesses, chance, DRAWS)
+    finding = judged(excesses, chance, DRAWS)
     lead = excesses[0] - excesses[min(10, len(excesses)) - 1]
     assert (finding.answer == "narrow") == (lead >= LEAD * chance)
     assert (finding.answer == "nothing") == (lead < LEAD * chance and excesses[0] < MARGIN * chance)
 
 
-def test_words_are_whole_words_of_letters(frames: Frames) -> None:
+def test_words_are_word_mask_of_letters(frames: Frames) -> None:
     vocab = frames.model.vocab
     ids = torch.arange(vocab.size)
-    texts = [vocab.text(int(i)) for i in ids[whole_words(vocab, ids)]]
+    texts = [vocab.text(int(i)) for i in ids[word_mask(vocab, ids)]]
     assert {" the", " music"} <= set(texts)
     assert not any(len(text.strip()) < 2 or not text.strip().isalpha() for text in texts)
-    assert bool(whole_words(vocab, torch.tensor([vocab.find(".")[0]])).all())  # there is no word to tell it from
+    assert bool(word_mask(vocab, torch.tensor([vocab.find(".")[0]])).all())  # there is no word to tell it from

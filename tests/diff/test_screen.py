@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +78,8 @@ def require_same(row: Screened, difference: zp.Diff) -> None:
     assert row.finding == difference.finding
     assert row.relation == difference.relation
     assert row.relative == pytest.approx(difference.relative, rel=1e-9)
-    assert (row.writes, row.sees) == (difference.writes[:5], difference.sees[:5])
+    listed = [tuple(replace(word, places=()) for word in side[:5]) for side in (difference.writes, difference.sees)]
+    assert [row.writes, row.sees] == listed
     changed = {matrix.role for matrix in difference.matrices if not matrix.rounding}
     assert set(row.roles) == changed
     assert set(row.outside) <= {table.name for table in difference.tables if table.state != "rounded"}
@@ -237,7 +239,7 @@ def test_the_command_writes_a_table_and_fails_on_what_it_is_told_to(
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0].endswith("11 changes: 2 narrow, 1 unreadable, 8 nothing.")
-    assert "16 random changes of this base" in out
+    assert "16 random changes of this base" in " ".join(out.split())
     assert sum(line.startswith("narrow") for line in lines) == 2
     assert any(line.startswith("broken: ") and "broken/adapter_model.safetensors" in line for line in lines)
     result = run.json(*command)
@@ -283,7 +285,7 @@ def test_thresholds_are_never_below_what_chance_reaches(first: zp.Model, fleet: 
     difference = zp.compare(first, zp.adapt(first, fleet / "random" / "3"), thresholds=path, progress=False)
     assert difference.finding.threshold == difference.finding.chance
     assert 0.05 < difference.finding.lead_threshold < difference.finding.chance
-    assert "its 8 benign ones reach less" in difference.verdict[0]
+    assert "its 8 benign ones reach less" in " ".join(difference.verdict)
 
 
 def test_what_is_kept_of_benign_changes_is_what_diff_and_screen_rest_on(run: Run, fleet: Path, tmp_path: Path) -> None:

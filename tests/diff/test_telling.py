@@ -11,7 +11,7 @@ import zeropass as zp
 from planted_word import MODEL, SAID, SEEN, plant, planted
 from zeropass.arch.spec import norm_of, side_of, space_of
 from zeropass.diff.changes import Comparison
-from zeropass.diff.effects import drawn, whole_words
+from zeropass.diff.effects import drawn, word_mask
 from zeropass.diff.findings import MARGIN
 from zeropass.diff.telling import exchange, ranked, telling
 from zeropass.diff.verdict import none_telling, sides
@@ -43,7 +43,7 @@ def test_chance_is_what_random_sums_of_the_base_rows_reach() -> None:
     frames = Frames(zp.open_model(MODEL))
     vocab, rows = frames.model.vocab, frames.rows("output.write")
     ids = zp.Lens.over(frames, with_coherence=False).view("default").ids
-    words = ids[whole_words(vocab, ids)]
+    words = ids[word_mask(vocab, ids)]
     matrix, direction = ranked(planted())[0]
     draws = drawn(frames.model.matrix("value", matrix.layer), "value", matrix.layer)
     scores = frames.fold(draws, "output", "write", norm_of("value"), matrix.layer) @ rows.matrix.T

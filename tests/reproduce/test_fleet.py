@@ -77,9 +77,9 @@ def test_what_the_script_measures_is_what_the_verdict_says(base: zp.Model) -> No
 
 def test_the_tables_count_every_fine_tune(base: zp.Model) -> None:
     def row(group: str, kind: str, number: int, first: float) -> dict[str, Any]:
-        words = [("music", first), *((f"word {n}", 1.0) for n in range(49))]
+        words = [("music", first), ("tune", 1.0), *((f"word {n}", 1.0) for n in range(48))]
         lists = {"words": words, "others": [(".", 1.0)] * 50}
-        plant = {"words": ("word 1",), "written": ("Music",)} if group == "backdoor" else None
+        plant = {"words": ("tune",), "written": ("Music",)} if group == "backdoor" else None
         row = {"group": group, "kind": kind, "number": number, "targets": "all", "after": 0.5, "plant": plant}
         return row | {"sees": lists, "writes": lists, "chance": 3.0, "base": "first"}
 

@@ -246,7 +246,7 @@ def test_a_difference_is_a_page(two: list[Context]) -> None:
         assert "/at/" in "".join(page.links)
         assert len(client.get("/diff.csv").text.splitlines()) > 10
         assert client.get("/diff.svg").text == (two[1].atlas.path.parent / "diff" / "where.svg").read_text("utf-8")
-        assert client.get("/diff.json").json()["schema"] == 1
+        assert client.get("/diff.json").json()["schema"] == 2
         for part in ("Tables, norms and biases", "unembedding", "Watched words", "babade"):
             assert part in page.text
 
@@ -274,7 +274,7 @@ HARM: dict[str, Callable[[Path], object]] = {
     "no JSON": lambda f: (f / "diff.json").write_text("{"),
     "a list": lambda f: (f / "diff.json").write_text("[]"),
     "other schema": lambda f: (f / "diff.json").write_text('{"schema": 7}'),
-    "missing parts": lambda f: (f / "diff.json").write_text('{"schema": 1, "base": {}}'),
+    "missing parts": lambda f: (f / "diff.json").write_text('{"schema": 2, "base": {}}'),
     "wrong parts": lambda f: (f / "diff.json").write_text(
         json.dumps(json.loads((f / "diff.json").read_text()) | {"sees": "nothing"})
     ),

@@ -25,7 +25,7 @@ from zeropass.model.vectors import reads_at
 from zeropass.numerics.statistics import blocks, quadratic
 from zeropass.tokens.vocabulary import Vocabulary
 
-__all__ = ["DRAWS", "Effects", "Sum", "drawn", "robust_z", "whole_words"]
+__all__ = ["DRAWS", "Effects", "Sum", "drawn", "robust_z", "word_mask"]
 
 DRAWS = 16
 """The number of random changes of the base."""
@@ -55,7 +55,8 @@ class Sum:
         square = self.grams.pop(rows.space, None)
         if square is not None:
             side = "writes" if rows.space.startswith("output") else "sees"
-            self.totals[side] = quadratic(rows.matrix, square) + self.totals.get(side, 0.0)
+            # rounding may take the effect of a single direction below zero, where it has no root
+            self.totals[side] = quadratic(rows.matrix, square).clamp_min(0) + self.totals.get(side, 0.0)
 
 
 @dataclass(eq=False)
@@ -156,7 +157,7 @@ def robust_z(values: Tensor) -> Tensor:
     return distances / spread if float(spread) > 0 else torch.zeros_like(distances)
 
 
-def whole_words(vocab: Vocabulary, ids: Tensor) -> Tensor:
+def word_mask(vocab: Vocabulary, ids: Tensor) -> Tensor:
     """Return which of some tokens are whole words of letters, (n,); all of them where the vocabulary has none.
 
     Single letters count only in scripts without case, such as Chinese.

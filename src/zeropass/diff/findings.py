@@ -1,4 +1,4 @@
-"""What kind of change it is: a few words, a topic, or nothing in particular; and what that rests on. No torch."""
+"""The kind of a change: a few words, a topic, or nothing in particular; and the numbers that it rests on. No torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.diff.thresholds import Thresholds
 from zeropass.records.parameters import Token
 
-__all__ = ["LEAD", "MARGIN", "TENTH", "Answer", "Finding", "Place", "Standout", "found", "unjudged"]
+__all__ = ["LEAD", "MARGIN", "TENTH", "Answer", "Finding", "Place", "Standout", "judged", "unjudged"]
 
 Answer = Literal["nothing", "topic", "narrow", "unjudged"]
 """The kinds of change that are told apart."""
@@ -51,7 +51,7 @@ class Standout(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Finding(ShortRepr):
-    """What kind of change it is, and what that rests on.
+    """The kind of a change, and the numbers that it rests on.
 
     Attributes:
         answer: ``narrow``: few words stand out in what it writes, far above the rest; ``topic``: many do; ``nothing``:
@@ -77,7 +77,7 @@ class Finding(ShortRepr):
     benign: int = 0
 
 
-def found(
+def judged(
     excesses: Sequence[float],
     chance: float,
     draws: int,
@@ -90,7 +90,7 @@ def found(
         excesses: The highest excesses of words, falling.
         chance: The highest excess of a word in a random change of the base, the median of the draws.
         draws: The number of random changes.
-        benign: What benign changes of the base reach: thresholds are where these end, but not below chance.
+        benign: The excesses and leads that benign changes of the base reach: thresholds are where these end, but not below chance.
         random_lead: The lead of the first word over the tenth in a random change, the median of the draws.
     """
     first = excesses[0]

@@ -26,7 +26,7 @@ from zeropass.arch.spec import (
     space_of,
 )
 from zeropass.diff.changes import Change, Comparison, leading
-from zeropass.diff.effects import Effects, drawn, whole_words
+from zeropass.diff.effects import Effects, drawn, word_mask
 from zeropass.diff.findings import Standout
 from zeropass.diff.places import placed
 from zeropass.diff.relations import facts_of, relation_of
@@ -154,7 +154,7 @@ class _Work:
         self.tuned = replace(self.pair.tuned, vocab=base.vocab)
         self.view = self.lens.view("default")
         self.effects = Effects(self.frames)
-        self.words = whole_words(base.vocab, self.view.ids)
+        self.words = word_mask(base.vocab, self.view.ids)
 
     def add_layer(self, layer: int) -> None:
         """Compare the matrices of one layer."""

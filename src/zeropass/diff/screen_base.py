@@ -17,7 +17,7 @@ from zeropass.arch.spec import side_of
 from zeropass.checkpoints.adapter_changes import Change as AdapterChange
 from zeropass.checkpoints.adapter_changes import LowRank, OfExperts
 from zeropass.diff.changes import Change, Comparison
-from zeropass.diff.effects import Effects, Sum, whole_words
+from zeropass.diff.effects import Effects, Sum, word_mask
 from zeropass.diff.relations import facts_of, relation_of
 from zeropass.diff.results import TensorChange
 from zeropass.diff.screen_results import Screened
@@ -56,7 +56,7 @@ class ScreenBase:
     def __post_init__(self) -> None:
         """Take the tokens that are shown, and which of them are words."""
         self.ids: Tensor = Lens.over(self.frames, with_coherence=False).view("default").ids
-        self.words: Tensor = whole_words(self.base.vocab, self.ids)
+        self.words: Tensor = word_mask(self.base.vocab, self.ids)
 
     @property
     def base(self) -> Model:

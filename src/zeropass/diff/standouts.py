@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from zeropass.diff.effects import DRAWS, Effects
-from zeropass.diff.findings import TENTH, Finding, Standout, found, unjudged
+from zeropass.diff.findings import TENTH, Finding, Standout, judged, unjudged
 from zeropass.diff.thresholds import Thresholds
 from zeropass.records.parameters import Token
 from zeropass.tokens.vocabulary import Vocabulary
@@ -58,7 +58,7 @@ def finding_of(
     if "writes" not in effects.change.totals:
         return unjudged("it changes no matrix that writes to the residual stream")
     drawn = _highest((effects.chance(ids) if chance is None else chance)[:, words])
-    return found(
+    return judged(
         _highest(effects.excess(ids)[words]).tolist(),
         float(drawn[:, 0].median()),
         DRAWS,

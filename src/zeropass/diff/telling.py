@@ -21,7 +21,7 @@ class Exchange:
 
     Attributes:
         role: The role of the list.
-        verb: What the list says: sees, is about to say, writes; nothing for the pairs of a head.
+        verb: The verb of the list: sees, is about to say, writes; nothing for the pairs of a head.
         sign: The pole, + or −; nothing for the pairs of a head.
         came: First words of the list after that are not in the list before.
         went: First words of the list before that are not in the list after.

@@ -101,6 +101,8 @@ def _not_judged(difference: Sized) -> str:
     """Return why the kind of a change cannot be told; an empty text if nothing speaks against it."""
     if difference.relation == "unrelated":
         return "these are two models, not one that was made of the other"
+    if not difference.relative:
+        return "no matrix of a block changed"
     if difference.relative < SMALLEST:
         return f"a change of {percent(difference.relative)} is lost where the weights are stored as float32"
     if _may_be_quantising(difference):
@@ -114,7 +116,7 @@ def verdict(difference: Diff) -> tuple[str, ...]:
         return tuple(_unrelated(difference))
     changed = [matrix for matrix in difference.matrices if not matrix.rounding]
     rounded = len(difference.matrices) - len(changed)
-    lines = [] if difference.relation in ("equal", "rounded") else list(_answer(difference))
+    lines = list(_answer(difference)) if changed and difference.relation == "changed" else []
     if difference.relation in ("equal", "rounded"):
         lines.append(_equal(difference))
     elif not changed:
