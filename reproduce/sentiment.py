@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from audit import write
 from torch import Tensor
 
 import zeropass as zp
+from alignment import ROOT, between
 from reviews import sentiment_words
 from zeropass.arch.spec import OUTSIDE, space_of
 from zeropass.checkpoints.demo import fetch_demo
@@ -217,13 +217,11 @@ def main(folder: Path) -> None:
     if not rows:
         raise SystemExit(f"{folder} has no classifiers; reproduce/classifiers.py makes them")
     head_line = f"Measured {datetime.now(UTC):%Y-%m-%d} on {os.cpu_count()} cores ({platform.machine()}).\n"
-    write(
-        {
-            "heads": [head_line, *heads_table(rows)],
-            "values": [head_line, *changes_table(rows)],
-            "acted": [head_line, *acted_table(rows)],
-        }
-    )
+    page = ROOT / "docs" / "audit.md"
+    text = page.read_text(encoding="utf-8")
+    for mark, table in (("heads", heads_table), ("values", changes_table), ("acted", acted_table)):
+        text = between(text, mark, "\n".join([head_line, *table(rows)]) + "\n")
+    page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

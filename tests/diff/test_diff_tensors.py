@@ -175,7 +175,7 @@ def test_the_verdict_names_the_tensor_that_changed(name: str, tmp_path: Path) ->
         role = role_of(what)
         if role in base.family.vector_roles:
             assert {(change.layer, change.role) for change in difference.matrices} == {(layer, role)}
-            assert f"in 1 layers and in {role} alone; most in layers {layer}" in difference.verdict[0]
+            assert f"in 1 layers and in {role} alone; most in layers {layer}" in " ".join(difference.verdict)
         else:
             assert [(change.what, change.layer, change.moved) for change in difference.tables] == [(what, layer, 1)]
             assert difference.verdict[0] == "No matrix of a block changed."

@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parents[2] / "reproduce"))
 import tutorials
 
 NAMED = {
-    "audit-an-adapter": ("ALARM", "coach", "Across", "No alarm", "trigger"),
+    "audit-an-adapter": ("NARROW", "coach", "Across", "NOTHING IN PARTICULAR", "trigger"),
     "read-a-dictionary": ("L2.sae.237", "L2.sae.46", "ing", "urope", "were", "no token stands out"),
     "read-a-model": (
         "L2.ff.477",

@@ -84,13 +84,14 @@ def judged(
     benign: Thresholds | None = None,
     random_lead: float = 0.0,
 ) -> Finding:
-    """Return what kind of change it is.
+    """Return the kind of a change.
 
     Args:
         excesses: The highest excesses of words, falling.
         chance: The highest excess of a word in a random change of the base, the median of the draws.
         draws: The number of random changes.
-        benign: The excesses and leads that benign changes of the base reach: thresholds are where these end, but not below chance.
+        benign: The excesses and leads that benign changes of the base reach: thresholds are where these end, but not
+            below chance.
         random_lead: The lead of the first word over the tenth in a random change, the median of the draws.
     """
     first = excesses[0]

@@ -9,7 +9,7 @@ from zeropass.records.parameters import PairRecord, Record, VectorRecord
 __all__ = ["TELLING", "Exchange", "exchange", "ranked", "telling"]
 
 TELLING = 1.5
-"""How many times as far as in random directions a word must stand out for a direction to be telling."""
+"""A direction is telling if a word of it stands out so many times as far as in random directions."""
 
 WORDS = 5
 """The number of first words, or pairs, of a list that are compared with all of the other."""
