@@ -344,6 +344,7 @@ class Tools:
             (many do), nothing or unjudged. matrices, neurons, heads and outside are in short.
         """
         changes = self._compared.to_json()
+        del changes["sees_others"], changes["writes_others"]  # a language model has use for words
         for matrix in changes["matrices"]:
             del matrix["directions"]
         for parameter in (*changes["neurons"], *changes["heads"], *changes["outside"]):

@@ -85,6 +85,7 @@ _DEFAULTS = {
     "shared_weight": 1.0,
     "value_dim": 0,
     "gate_dim": 0,
+    "further_ahead": False,
     "q_latent": 0,
     "kv_latent": 0,
     "latent_eps": 0.0,
