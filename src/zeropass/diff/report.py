@@ -122,11 +122,10 @@ def _words(difference: Diff) -> Iterator[str]:
     """Yield what the change sees and writes, with the figures and places of each word."""
     for side in sides(difference):
         writes = side.verb == "writes"
-        columns = ["word", *(("excess",) if writes else ()), "z of the change"]
-        columns += [*(("z of the base's own matrices",) if writes else ()), "matrices with most of the effect"]
+        columns = ["word", *(("excess",) if writes else ()), "z of the change", "matrices with most of the effect"]
         rows = []
         for word in side.words[:WORDS]:
-            figures = (word.z,) if word.excess is None else (word.excess, word.z, word.z - word.excess)
+            figures = (word.z,) if word.excess is None else (word.excess, word.z)
             rows.append([_token(word.token.token), *(f"{value + 0.0:.1f}" for value in figures), _escaped(where(word))])
         equal = f" Were all matrices alike, each would have {side.equal:.0%} of the effect." if side.equal < 1 else ""
         yield f"<h2>Words that it {side.verb} most</h2><p class='note'>{_escaped(side.basis)}.{equal}</p>"
