@@ -140,11 +140,11 @@ def screening_page(screening: Screening) -> str:
 <p>{_escaped(_summary(screening))} {" ".join(map(_escaped, _bases(screening)))}
 Nothing was run: the answers come from the weights alone.</p>
 <dl>{meanings}</dl>
-<p><small>Base: <code>{_escaped(str(screening.base["sha256"]))}</code>. The excess of a word is how far
-the length that the change gives to it stands out, over the length that the base's own matrices give to it; the lead is
-the excess of the first word less that of the tenth. The similarity of two changes is the cosine of the excess of the words that each writes
-most. Usual is the median over all others, and those in bold are nearer than that by five robust deviations; others are
-no nearer than chance makes them. zeropass diff says more about one change.</small></p>
+<p><small>Base: <code>{_escaped(str(screening.base["sha256"]))}</code>. The excess of a word is how
+far the length that the change gives to it stands out, over the length that the base's own matrices give to it; the lead
+is the excess of the first word less that of the tenth. The similarity of two changes is the cosine of the excess of the
+words that each writes most. Usual is the median over all others, and those in bold are nearer than that by five robust
+deviations; others are no nearer than chance makes them. zeropass diff says more about one change.</small></p>
 <div class="scroll">
 <table>
 <thead><tr>{head}</tr></thead>
