@@ -162,6 +162,7 @@ def test_the_public_names_are_as_listed() -> None:
             "align_models",
             "build_change",
             "build_on_cluster",
+            "fired_passages",
             "match",
             "pair_of",
             "read_alignment",
