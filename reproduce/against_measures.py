@@ -1,4 +1,4 @@
-"""What do two fine-tunes of one base have in common, and does `zeropass diff --against` name what only one was taught?
+"""Measure how much two fine-tunes of one base share, and how often `diff --against` names the words of one alone.
 
     python reproduce/against_measures.py FOLDER --base models/first      # prints the tables of docs/audit.md
 

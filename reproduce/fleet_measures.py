@@ -1,4 +1,4 @@
-"""What does `zeropass diff` say of the fleet of `reproduce/fleet.py`? Tables for docs/audit.md.
+"""Measure how often `zeropass diff` is right about the fleet of `reproduce/fleet.py`. Tables for docs/audit.md.
 
     python reproduce/fleet_measures.py FOLDER --base models/first --base models/wide   # measures what is new
 
@@ -44,7 +44,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True, eq=False)
 class Measurer:
-    """What measures the fine-tunes of a base.
+    """A measurer of the fine-tunes of a base.
 
     Attributes:
         frames: The frames of the base.
@@ -212,11 +212,11 @@ def heights(rows: list[Row]) -> Iterator[str]:
     yield "| base | fine-tunes | chance | excess, ordinary: median, highest | planted | lead, ordinary | planted |"
     yield "|---|---:|---:|---|---:|---|---:|"
     for base in dict.fromkeys(row["base"] for row in rows):
-        own = [row for row in rows if row["base"] == base]
+        of_base = [row for row in rows if row["base"] == base]
         planted, ordinary = (
-            [finding_of(row) for row in own if group_of(row) in names] for names in (PLANTED, ORDINARY)
+            [finding_of(row) for row in of_base if group_of(row) in names] for names in (PLANTED, ORDINARY)
         )
-        cells = [base, str(len(own)), f"{own[0]['chance']:.2f}"]
+        cells = [base, str(len(of_base)), f"{of_base[0]['chance']:.2f}"]
         for of in (lambda finding: finding.excess, lambda finding: finding.lead):
             cells.append(f"{median(map(of, ordinary)):.1f}, {max(map(of, ordinary)):.1f}" if ordinary else "")
             cells.append(f"{median(map(of, planted)):.1f}" if planted else "")
@@ -229,8 +229,8 @@ def main(folder: Path, bases: Sequence[str]) -> None:
     for base in bases:
         kept = folder / "measures" / Path(base).name
         kept.mkdir(parents=True, exist_ok=True)
-        made = [path for path in sorted((folder / Path(base).name).iterdir()) if (path / "story.json").is_file()]
-        if new := [path for path in made if not (kept / f"{path.name}.json").is_file()]:
+        folders = [path for path in sorted((folder / Path(base).name).iterdir()) if (path / "story.json").is_file()]
+        if new := [path for path in folders if not (kept / f"{path.name}.json").is_file()]:
             measurer = Measurer.of(zp.open_model(str(fetch_demo(base)) if base in DEMOS else base))
             for path in new:
                 row = json.dumps(measurer.measured(path) | {"base": Path(base).name})

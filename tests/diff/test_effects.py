@@ -1,4 +1,4 @@
-"""What a change writes, beside the base's own matrices and random changes: slow twins, and what is planted is named."""
+"""Effects of a change beside those of the base and of random changes: slow twins, and planted words are named."""
 
 import shutil
 from pathlib import Path

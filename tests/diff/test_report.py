@@ -1,4 +1,4 @@
-"""What is handed over: the page, the JSON and its schema, SARIF, and the exit code for a pipeline."""
+"""The files to hand over: the page, the JSON and its schema, SARIF; and the exit code for a pipeline."""
 
 import json
 import re

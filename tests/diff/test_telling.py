@@ -1,4 +1,4 @@
-"""Which directions and words of a change say most: against slow twins, and on a word that was planted."""
+"""The directions and words of a change that say most: against slow twins, and on a planted word."""
 
 import hashlib
 from dataclasses import replace

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zeropass._io.atomic import key_of
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.spec import BY_TOKEN, norm_of, side_of, space_of
+from zeropass.arch.spec import BY_TOKEN, side_of
 from zeropass.diff.against_results import (
     Against,
     ChangeFacts,
@@ -24,6 +24,7 @@ from zeropass.diff.against_results import (
     TensorOverlap,
 )
 from zeropass.diff.changes import Change, Comparison, inner, leading
+from zeropass.diff.effects import Effects, Sum, robust_z
 from zeropass.diff.relations import UNRELATED
 from zeropass.diff.results import TensorChange
 from zeropass.diff.tensor_rows import BLOCK, rows_of
@@ -33,8 +34,7 @@ from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model, open_tuned
-from zeropass.model.vectors import reads_at
-from zeropass.numerics.statistics import blocks, quadratic
+from zeropass.numerics.statistics import blocks
 from zeropass.records.parameters import Token
 
 __all__ = ["against", "contrast", "overlap"]
@@ -159,53 +159,38 @@ def _scores(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _robust(effects: Tensor) -> Tensor:
     """Return the robust z (n, V) of the logarithm of effects (n, V); zeros for effects that do not differ."""
-    log = effects.clamp_min(torch.finfo(torch.float32).tiny).log()
-    centred = log - log.median(1, keepdim=True).values
-    spread = 1.4826 * centred.abs().median(1, keepdim=True).values
-    return torch.where(spread > 0, centred / spread, torch.zeros_like(centred))
+    return robust_z(effects.clamp_min(torch.finfo(torch.float32).tiny).log())
 
 
-@dataclass(eq=False)
 class _Effects:
     """The effects of one change, and of random changes like it, on the shown tokens.
 
     Attributes:
-        frames: The frames of the base.
         ids: The ids of the shown tokens.
-        grams: By space, the Gram matrices (1 + DRAWS, d, d) of the change and its draws, not summed up yet.
-        sides: By side, the effects (1 + DRAWS, V) so far.
+        place: Where a matrix meets the rows that stand for tokens.
+        sums: The effects of the change, and of each draw.
     """
 
-    frames: Frames
-    ids: Tensor
-    grams: dict[str, Tensor] = field(default_factory=dict)
-    sides: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(self, frames: Frames, ids: Tensor) -> None:
+        self.ids, self.place, self.sums = ids, Effects(frames), [Sum() for _ in range(1 + DRAWS)]
 
     def add(self, change: Change) -> None:
         """Add the change of a matrix, scaled so that its effect on the mean token is 1, and draws of its null."""
-        role, layer, base = change.role, change.layer, self.frames.model
-        side = side_of(role)
-        frame = "token" if side == "read" else "output"
-        rows = self.frames.rows(space_of(frame, side, reads_at(base, layer, role)))
-        mean = rows.moments.mean
-        usual = rows.moments.covariance + torch.outer(mean, mean)
-        total = self.grams.get(rows.space)
-        if total is None:
-            total = self.grams[rows.space] = change.root.new_zeros(1 + DRAWS, *usual.shape)
-        for n, vectors in enumerate((change.root, *_draws(change, base))):
-            folded = self.frames.fold(vectors, frame, side, norm_of(role), layer)
-            gram = folded.T @ folded
-            effect = float((gram.double() * usual).sum())
-            if effect > 0:
-                total[n] += gram / effect
+        role, layer, base = change.role, change.layer, self.place.frames.model
+        for total, vectors in zip(self.sums, (change.root, *_draws(change, base)), strict=True):
+            total.add(self.place.rows(role, layer), self.place.folded(vectors, role, layer))
 
-    def sum_up(self, space: str) -> None:
-        """Turn the Gram matrices of a space into effects on its tokens."""
-        grams = self.grams.pop(space, None)
-        if grams is not None:
-            side, shown = "writes" if space.startswith("output") else "sees", self.frames.rows(space).matrix[self.ids]
-            effects = torch.stack([quadratic(shown, gram) for gram in grams])
-            self.sides[side] = self.sides.get(side, 0.0) + effects
+    def close(self, *spaces: str) -> None:
+        """Turn the Gram matrices of some spaces, or of all, into effects on tokens."""
+        for total in self.sums:
+            for space in spaces or tuple(total.grams):
+                total.close(self.place.frames.rows(space))
+
+    def of(self, side: str) -> Tensor | None:
+        """Return the effects of the change and of its draws on the shown tokens, (1 + DRAWS, n); None for no effect."""
+        if side not in self.sums[0].totals:
+            return None
+        return torch.stack([total.totals[side][self.ids] for total in self.sums])
 
 
 def _draws(change: Change, base: Model) -> Iterator[Tensor]:
@@ -259,7 +244,7 @@ class _Work:
                 self._compare(*changes)
         if layer == 0:  # no later layer reads the embedding itself
             for effects in self.effects:
-                effects.sum_up("embedded")
+                effects.close("embedded")
             self.frames.release("embedded")
         elif layer == 1:  # the rows that later layers need exist by now
             self.base.forget()
@@ -300,8 +285,7 @@ class _Work:
     def finish(self) -> Against:
         """Return the comparison."""
         for effects in self.effects:
-            for space in tuple(effects.grams):
-                effects.sum_up(space)
+            effects.close()
         tensors = tuple(self._tensors())
         lengths = math.sqrt(self.squares[0] * self.squares[1])
         facts = [self._facts(n, model) for n, model in enumerate((self.first, self.second))]
@@ -375,9 +359,10 @@ class _Work:
     def _contrasts(self) -> Iterator[Contrast]:
         """Yield the tokens of each side on which either change acts."""
         for side in ("sees", "writes"):
-            if any(side in effects.sides for effects in self.effects):
+            acting = [effects.of(side) for effects in self.effects]
+            if any(effect is not None for effect in acting):
                 none = torch.ones(1 + DRAWS, len(self.ids), device=self.ids.device)
-                first, second = (effects.sides.get(side, none) for effects in self.effects)
+                first, second = (none if effect is None else effect for effect in acting)
                 yield self._contrast(side, contrast(first[0], second[0], first[1:], second[1:]))
 
     def _contrast(self, side: str, scores: Contrasted) -> Contrast:

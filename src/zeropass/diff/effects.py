@@ -66,37 +66,37 @@ class Effects:
     Attributes:
         frames: The frames of the base.
         change: The effect of the change.
-        own: The effect of the base's own writing matrices that changed.
+        base: The effect of the base's own writing matrices that changed.
         every: The effect of all writing matrices of the base.
         drawn: The directions of the random changes, (`DRAWS`, d) for each writing matrix, by space.
     """
 
     frames: Frames
     change: Sum = field(default_factory=Sum)
-    own: Sum = field(default_factory=Sum)
+    base: Sum = field(default_factory=Sum)
     every: Sum = field(default_factory=Sum)
     drawn: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, change: Change, with_own: bool = True) -> tuple[Rows, Tensor, float]:
+    def add(self, change: Change, with_base: bool = True) -> tuple[Rows, Tensor, float]:
         """Add the change of a matrix.
 
         Args:
             change: The change.
-            with_own: Whether to add the base's own matrix as well, if it writes; it is read for that.
+            with_base: Whether to add the base's own matrix as well, if it writes; it is read for that.
 
         Returns:
             The rows that stand for tokens; what was added, folded so that they meet it, (n, d); and its mean effect on
             all tokens.
         """
         rows, folded = self.rows(change.role, change.layer), self.folded(change.root, change.role, change.layer)
-        if with_own and side_of(change.role) == "write":
-            self.add_own(change.role, change.layer)
+        if with_base and side_of(change.role) == "write":
+            self.add_base(change.role, change.layer)
         return rows, folded, self.change.add(rows, folded)
 
-    def add_own(self, role: str, layer: int) -> None:
+    def add_base(self, role: str, layer: int) -> None:
         """Add a writing matrix of the base to those that changed."""
         matrix = self.frames.model.matrix(role, layer)
-        self.own.add(self.rows(role, layer), self.folded(matrix, role, layer))
+        self.base.add(self.rows(role, layer), self.folded(matrix, role, layer))
 
     def draw(self, layer: int) -> None:
         """Add the writing matrices of a layer, and directions of the random changes of each."""
@@ -108,11 +108,11 @@ class Effects:
 
     def rows(self, role: str, layer: int) -> Rows:
         """Return the rows that stand for tokens where a role reads or writes."""
-        return self.frames.rows(self._space(role, layer))
+        return self.frames.rows(self.space(role, layer))
 
     def some_rows(self, role: str, layer: int, ids: Tensor) -> Tensor:
         """Return the rows of some tokens where a role reads or writes, (n, d), also of a space that was released."""
-        return self.frames.some_rows(self._space(role, layer), ids)
+        return self.frames.some_rows(self.space(role, layer), ids)
 
     def folded(self, vectors: Tensor, role: str, layer: int) -> Tensor:
         """Return vectors of a role, folded so that the rows of its space meet them."""
@@ -120,8 +120,8 @@ class Effects:
 
     def close(self, *spaces: str) -> None:
         """Turn what was gathered for some spaces, or for all, into effects; no more may be added to them."""
-        for space in spaces or tuple({**self.change.grams, **self.own.grams, **self.every.grams}):
-            for part in (self.change, self.own, self.every):
+        for space in spaces or tuple({**self.change.grams, **self.base.grams, **self.every.grams}):
+            for part in (self.change, self.base, self.every):
                 part.close(self.frames.rows(space))
 
     def z(self, side: str, ids: Tensor) -> Tensor:
@@ -130,31 +130,34 @@ class Effects:
 
     def excess(self, ids: Tensor) -> Tensor:
         """Return the excess of some tokens in what the change writes, (n,)."""
-        return _excess(self.change.totals["writes"][ids], self.own.totals["writes"][ids])
+        return _excess(self.change.totals["writes"][ids], self.base.totals["writes"][ids])
 
     def chance(self, ids: Tensor) -> Tensor:
         """Return the excess of some tokens in what each random change writes, (`DRAWS`, n)."""
         totals = sum(_effects(self.frames.rows(space), torch.stack(parts)) for space, parts in self.drawn.items())
-        own = self.every.totals["writes"][ids]
-        return torch.stack([_excess(total[ids], own) for total in torch.as_tensor(totals)])
+        every = self.every.totals["writes"][ids]
+        return torch.stack([_excess(total[ids], every) for total in torch.as_tensor(totals)])
 
-    def _space(self, role: str, layer: int) -> str:
+    def space(self, role: str, layer: int) -> str:
+        """Return the space of the rows that stand for tokens where a role reads or writes."""
         return space_of(_frame(role), side_of(role), reads_at(self.frames.model, layer, role))
 
 
-def drawn(matrix: Tensor, role: str, layer: int) -> Tensor:
-    """Return random sums of the rows of a matrix, (`DRAWS`, d), the same in every run."""
-    return torch.randn(DRAWS, len(matrix), generator=_generator(layer, role)).to(matrix) @ matrix
+def drawn(matrix: Tensor, role: str, layer: int, count: int = DRAWS) -> Tensor:
+    """Return random sums of the rows of a matrix, (``count``, d), the same in every run."""
+    generator = torch.Generator().manual_seed(crc32(f"{layer} {role}".encode()))
+    return torch.randn(count, len(matrix), generator=generator).to(matrix) @ matrix
 
 
 def robust_z(values: Tensor) -> Tensor:
-    """Return the robust z of values, (n,): in standard deviations as the median absolute one estimates them.
+    """Return the robust z of values in their rows, (…, n): in deviations as the median absolute one estimates them.
 
-    The factor 1.4826 makes it the standard deviation of a normal distribution. All are 0 if most values are equal.
+    The factor 1.4826 makes it the standard deviation of a normal distribution. All are 0 if most values of a row are
+    equal.
     """
-    distances = values - values.median()
-    spread = 1.4826 * distances.abs().median()
-    return distances / spread if float(spread) > 0 else torch.zeros_like(distances)
+    distances = values - values.median(-1, keepdim=True).values
+    spread = 1.4826 * distances.abs().median(-1, keepdim=True).values
+    return torch.where(spread > 0, distances / spread, torch.zeros_like(distances))
 
 
 def word_mask(vocab: Vocabulary, ids: Tensor) -> Tensor:
@@ -168,9 +171,9 @@ def word_mask(vocab: Vocabulary, ids: Tensor) -> Tensor:
     return (flags if bool(flags.any()) else torch.ones_like(flags)).to(ids.device)
 
 
-def _excess(effects: Tensor, own: Tensor) -> Tensor:
+def _excess(effects: Tensor, base: Tensor) -> Tensor:
     """Return the robust z of lengths relative to those that the base's own matrices give, (n,)."""
-    return robust_z((effects / own.clamp_min(_TINY)).sqrt())
+    return robust_z((effects / base.clamp_min(_TINY)).sqrt())
 
 
 def _frame(role: str) -> str:
@@ -181,11 +184,6 @@ def _frame(role: str) -> str:
 def _second_moment(rows: Rows) -> Tensor:
     """Return the mean of rᵀr over all rows r, (d, d)."""
     return rows.moments.covariance + torch.outer(rows.moments.mean, rows.moments.mean)
-
-
-def _generator(layer: int, role: str) -> torch.Generator:
-    """Return the source of random numbers of a matrix, the same in every run."""
-    return torch.Generator().manual_seed(crc32(f"{layer} {role}".encode()))
 
 
 def _scaled(directions: Tensor, rows: Rows) -> Tensor:

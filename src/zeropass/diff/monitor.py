@@ -11,7 +11,6 @@ null's there.
 
 import hashlib
 import itertools
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor
 from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.spec import reads_memory, side_of, site_of
 from zeropass.diff.changes import Comparison, leading
+from zeropass.diff.effects import drawn
 from zeropass.diff.passages import Passage, Passages
 from zeropass.diff.relations import UNRELATED
 from zeropass.errors import BadModel
@@ -214,10 +214,7 @@ def _readers(pair: Comparison, progress: Progress) -> list[_Reader]:
 
 def _null(base: Model, role: str, layer: int, count: int) -> Tensor:
     """Return directions of random changes, (draws, count, d): random sums of a matrix's rows."""
-    matrix = base.matrix(role, layer)
-    generator = torch.Generator().manual_seed(zlib.crc32(f"{layer} {role}".encode()))
-    weights = torch.randn(DRAWS * count, len(matrix), generator=generator).to(matrix.device)
-    return (weights @ matrix).reshape(DRAWS, count, -1)
+    return drawn(base.matrix(role, layer), role, layer, DRAWS * count).reshape(DRAWS, count, -1)
 
 
 @dataclass(frozen=True)

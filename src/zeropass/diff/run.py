@@ -20,10 +20,7 @@ from zeropass.arch.spec import (
     OUTPUT_GATE,
     Dimensions,
     base_role,
-    norm_of,
-    side_of,
     site_of,
-    space_of,
 )
 from zeropass.diff.changes import Change, Comparison, leading
 from zeropass.diff.effects import Effects, drawn, word_mask
@@ -43,7 +40,7 @@ from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
-from zeropass.model.vectors import neuron_address, reads_at
+from zeropass.model.vectors import neuron_address
 from zeropass.numerics.factored import Directions
 from zeropass.records.parameters import TokenScore
 
@@ -269,9 +266,8 @@ class _Work:
         """
         spaces, folded = [], []
         for role, vectors in sides:
-            frame, space = self._place(role, layer)
-            spaces.append(space)
-            folded.append(self._folded(vectors, role, frame, layer))
+            spaces.append(self.effects.space(role, layer))
+            folded.append(self.effects.folded(vectors, role, layer))
         scored: dict[int, Tensor] = {}
         for space in dict.fromkeys(spaces):
             rows, places = self.frames.rows(space), [n for n, other in enumerate(spaces) if other == space]
@@ -280,15 +276,6 @@ class _Work:
             scores = (rows.matrix @ together.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
             scored |= zip(places, torch.split(scores, [len(folded[n]) for n in places], dim=1), strict=True)
         return [scored[n] for n in range(len(sides))]
-
-    def _place(self, role: str, layer: int) -> tuple[str, str]:
-        """Return the frame in which vectors of a role are read, and its space."""
-        side = side_of(role)
-        frame = "token" if side == "read" else "output"
-        return frame, space_of(frame, side, reads_at(self.pair.base, layer, role))
-
-    def _folded(self, vectors: Tensor, role: str, frame: str, layer: int) -> Tensor:
-        return self.frames.fold(vectors, frame, side_of(role), norm_of(role), layer)
 
     def _poles(self, scores: Tensor) -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
         return self.lens.poles(scores, self.view)

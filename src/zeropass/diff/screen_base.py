@@ -100,10 +100,10 @@ class ScreenBase:
                 continue
             square += change.norm**2
             sizes[layer, role] = change.relative
-            effects.add(change, with_own=False)
+            effects.add(change, with_base=False)
             if side_of(role) == "write":
                 wrote.append((layer, role))
-        effects.own = self._own(tuple(wrote))
+        effects.base = self._base_effect(tuple(wrote))
         effects.close()
         tables = _tables(pair)
         total = sum(length**2 for length in self.lengths.values())
@@ -150,17 +150,17 @@ class ScreenBase:
         return facts_of(self.base)
 
     @cached_property
-    def _own(self) -> Callable[[tuple[Place, ...]], Sum]:
-        """`_compute_own`, kept for the sets of matrices that were asked for last."""
-        return lru_cache(SETS)(self._compute_own)
+    def _base_effect(self) -> Callable[[tuple[Place, ...]], Sum]:
+        """`_compute_base_effect`, kept for the sets of matrices that were asked for last."""
+        return lru_cache(SETS)(self._compute_base_effect)
 
-    def _compute_own(self, wrote: tuple[Place, ...]) -> Sum:
+    def _compute_base_effect(self, wrote: tuple[Place, ...]) -> Sum:
         """Return the effect of some of the base's own writing matrices."""
         effects = Effects(self.frames)
         for layer, role in wrote:
-            effects.add_own(role, layer)
+            effects.add_base(role, layer)
         effects.close()
-        return effects.own
+        return effects.base
 
 
 def _tables(pair: Comparison) -> tuple[TensorChange, ...]:
