@@ -327,6 +327,9 @@ WRITTEN: dict[str, Callable[[Path, Path, Any], None]] = {
         lambda folder: (folder / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1' + "0" * 400 + "}"),
     ),
     "an atlas of 10^18 layers": partial(_atlas, lambda folder: _manifest(folder, model__layers=10**18)),
+    "an atlas of 10^18 heads": partial(
+        _atlas, lambda folder: _manifest(folder, model__heads=10**18, model__kv_heads=10**18)
+    ),
     "an atlas of no experts": partial(_atlas, lambda folder: _manifest(folder, model__experts=0)),
     "an atlas of a list of experts": partial(_atlas, lambda folder: _manifest(folder, model__experts=["token"])),
     "an atlas of 10^18 tokens": partial(_atlas, lambda folder: _manifest(folder, model__vocabulary=10**18)),
@@ -360,7 +363,6 @@ HARMLESS = {
     name for name in WRITTEN if name.startswith(("a regular expression", "rope_theta of", "rms_norm_eps of 9223"))
 }
 HARMLESS |= {
-    "an atlas of 10^18 layers",
     "a column in capitals, of the tokens",
     "a column in capitals, of the lists",
     "tokens beyond 2^62",

@@ -208,6 +208,10 @@ _MANIFEST: dict[str, type] = {
 }
 
 
+_COUNTED = ("model.layers", "model.heads", "model.kv_heads")
+_MOST = 1 << 16
+"""The most layers and heads of a manifest. Readers go through them one by one, which more of them would not end."""
+
 LACKING = ("no_attention", "no_mlp")
 """The entries of a manifest on layers of a hybrid that lack a part."""
 
@@ -222,8 +226,9 @@ def check_manifest(manifest: dict[str, Any], path: Place) -> None:
     """Raise BadAtlas, naming the entry, for a manifest in which an entry that readers need is missing or wrong."""
     for name, entry_type in _MANIFEST.items():
         value = _entry(manifest, name)
-        least = 1 if name.startswith("model.") else 0
-        if type(value) is not entry_type or (isinstance(value, int) and value < least):
+        least, most = 1 if name.startswith("model.") else 0, _MOST if name in _COUNTED else None
+        wrong_size = isinstance(value, int) and (value < least or (most is not None and value > most))
+        if type(value) is not entry_type or wrong_size:
             raise BadAtlas(f"{path}: {name} is {value!r}, which is impossible; rebuild the atlas.")
     heads, kv_heads, layers = (_entry(manifest, name) for name in ("model.heads", "model.kv_heads", "options.layers"))
     value_dim, gate_dim = (manifest["model"].get(name, 1) for name in ("value_dim", "gate_dim"))
@@ -307,7 +312,7 @@ def _are_heads(model: Mapping[str, Any]) -> bool:
     if not isinstance(each, dict) or not {*each} <= {*_HEAD_SIZES}:
         return False
     listed = all(isinstance(sizes, list) and len(sizes) == model["layers"] for sizes in each.values())
-    if not listed or any(type(size) is not int or size < 1 for sizes in each.values() for size in sizes):
+    if not listed or any(type(size) is not int or not 1 <= size <= _MOST for sizes in each.values() for size in sizes):
         return False
     return all(head_count(model, n) % _size_at(model, "kv_heads", n) == 0 for n in range(model["layers"]))
 
