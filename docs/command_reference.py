@@ -7,16 +7,17 @@ from typing import Any
 import typer
 from sphinx.application import Sphinx
 
-from zeropass.cli.main import app as commands
+from zeropass.cli.commands import COMMANDS, app, loaded
 
 PAGE = "commands"
 
 
 def reference() -> Iterator[str]:
     """Yield a section for each command in Markdown: its usage, help, arguments and options."""
-    program = typer.main.get_command(commands)
+    program = typer.main.get_command(app)
     top = typer.Context(program, info_name=program.name)
-    for name, command in program.commands.items():
+    for name in COMMANDS:
+        command = loaded(name)
         context = typer.Context(command, info_name=name, parent=top)
         yield f"## {name}\n\n{_text(command.help)}\n"
         yield f"```text\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"

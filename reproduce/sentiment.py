@@ -29,7 +29,7 @@ from zeropass.checkpoints.demo import fetch_demo
 from zeropass.diff.changes import Comparison, leading
 from zeropass.model.frames import Frames
 from zeropass.model.vectors import VectorSet, vector_set
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 RANDOM, NEURONS, BEST = 1000, 100, 20
 CLEAR = 1.0

@@ -18,7 +18,7 @@ import zeropass as zp
 from commands import Run
 from serving import contexts_of, serving
 from zeropass.numerics.factored import Factored, one_sign
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 HEADS = tuple(f"L1.attn.{head}.{kind}" for head in range(3) for kind in ("qk", "vo"))
 

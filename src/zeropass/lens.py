@@ -57,8 +57,9 @@ from zeropass.records.parameters import (
 )
 from zeropass.records.sequences import Parameters
 from zeropass.records.verdicts import Verdict, Verdicts, footnote, known_verdicts
+from zeropass.tokens.shown import View
 from zeropass.tokens.undertrained import Judgement
-from zeropass.tokens.vocabulary import View, Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["READING", "Lens", "Shown", "load", "pairs_with"]
 

@@ -21,7 +21,8 @@ from zeropass.errors import BadOption, UnknownWord
 from zeropass.records.numbers import plain
 from zeropass.records.parameters import VectorRecord
 from zeropass.records.search import MOST_WORDS, FindRecord, Hit, QueryWord
-from zeropass.tokens.vocabulary import Vocabulary, shown_text
+from zeropass.tokens.shown import shown_text
+from zeropass.tokens.vocabulary import Vocabulary
 
 KINDS = ["llama", "bert", "llama+lens"]
 

@@ -19,7 +19,7 @@ from zeropass.errors import BadAddress, BadAtlas, BadOption
 from zeropass.numerics.statistics import kurtosis
 from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 
 KINDS = ("llama", "gpt2", "bert", "llama+lens")
 

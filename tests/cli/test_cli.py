@@ -7,17 +7,20 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import typer
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 import small
 import zeropass as zp
 from commands import ENVIRONMENT, Run, shell
+from zeropass.cli.commands import COMMANDS, loaded
 from zeropass.render.tour import print_tour
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -455,8 +458,28 @@ def test_version_and_help_have_several_spellings() -> None:
     ],
 )
 def test_help_names_the_extra_that_is_needed(command: str, extra: str) -> None:
-    """Unescaped, rich would read [web] as a style and not print it."""
-    assert f"zeropass[{extra}]" in " ".join(shell(command, "--help").stdout.replace("│", " ").split())
+    assert f"zeropass[{extra}]" in " ".join(shell(command, "--help").stdout.split())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_all_commands_says_of_each_what_its_own_help_says(name: str) -> None:
+    assert COMMANDS[name][1] == loaded(name).help.split("\n\n")[0].replace("\n", " ")
+
+
+def test_every_command_of_a_module_is_listed() -> None:
+    modules = {module for module, _ in COMMANDS.values()}
+    apps = [typer.main.get_command(import_module(f"zeropass.cli.{module}").app) for module in sorted(modules)]
+    assert sorted(name for app in apps for name in app.commands) == sorted(COMMANDS)  # type: ignore[attr-defined]
+
+
+def test_the_help_loads_no_library_but_its_own() -> None:
+    code = (
+        "import sys; from zeropass.cli.main import main; sys.argv = ['zeropass', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=ENVIRONMENT)
+    assert not {"numpy", "pydantic", "rich", "duckdb", "pyarrow", "torch"} & {*done.stdout.splitlines()[-1].split()}
 
 
 def test_the_tour_fits_in_a_narrow_console(llama: small.Built) -> None:

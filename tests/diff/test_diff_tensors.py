@@ -32,7 +32,7 @@ from zeropass.diff.tensors import tensor_changes, unread_changes
 from zeropass.errors import BadModel
 from zeropass.model.adapted import adapt
 from zeropass.model.frames import Frames
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 from zoo import ZOO, tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")

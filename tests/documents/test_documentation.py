@@ -7,12 +7,11 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-import typer
 import yaml
 from sphinx.util.inventory import InventoryFile
 
 import zeropass as zp
-from zeropass.cli.main import app
+from zeropass.cli.commands import COMMANDS, loaded
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -60,9 +59,8 @@ def test_every_result_and_error_is_in_the_reference(site: Path) -> None:
 def test_every_command_and_option_is_in_the_reference(site: Path) -> None:
     sections = (site / "commands.html").read_text(encoding="utf-8").split("<section id=")
     texts = {section.split('"')[1]: section for section in sections[1:]}
-    commands = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-    for name, command in commands.items():
-        for parameter in command.params:
+    for name in COMMANDS:
+        for parameter in loaded(name).params:
             for option in parameter.opts if parameter.param_type_name == "option" else ():
                 assert option in texts[name], f"{name} {option}"
 

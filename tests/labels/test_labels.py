@@ -28,7 +28,7 @@ from zeropass.labels.program import Program
 from zeropass.labels.prompts import number_in, sentence_in
 from zeropass.labels.render import render_labels
 from zeropass.labels.results import LONGEST, Label, Labels, ids_of
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 FIRST = Path(__file__).parents[2] / "models" / "first"
 

@@ -33,7 +33,7 @@ from zeropass.records.matplotlib_text import set_plain
 from zeropass.records.panels import AsFigure, AsFigures, Curves, token_label
 from zeropass.records.parameters import PairScore, Records, Token
 from zeropass.records.sequences import Parameters
-from zeropass.tokens.vocabulary import escape
+from zeropass.tokens.shown import escape
 
 pyplot = pytest.importorskip("matplotlib.pyplot")
 

@@ -10,7 +10,7 @@ from test_records import pair, vector
 import small
 from zeropass.records.latex import escaped, tabular
 from zeropass.records.parameters import Records
-from zeropass.tokens.vocabulary import escape, shown_text
+from zeropass.tokens.shown import escape, shown_text
 
 COMMANDS = {
     "textbackslash": "\\",

@@ -14,9 +14,10 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownWord
+from zeropass.tokens.shown import escape
 from zeropass.tokens.spelling import SPELLINGS, Kind
 from zeropass.tokens.undertrained import discoveries, judge, undertrained
-from zeropass.tokens.vocabulary import Vocabulary, escape
+from zeropass.tokens.vocabulary import Vocabulary
 
 COMMON_WORDS = """
 the of and to in is it you that he was for on are with as his they be at one have this from or had by hot but

@@ -28,7 +28,7 @@ from commands import Run, shell
 from serving import Seen, contexts_of, serving
 from zeropass.atlas.summary import MEASURES, list_types_of
 from zeropass.errors import BadAddress
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 from zeropass.web.app import KEEP_ALIVE
 from zeropass.web.context import local_name
 from zeropass.web.pages import word_pages

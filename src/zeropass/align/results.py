@@ -8,7 +8,7 @@ from typing import Any
 from zeropass._io.short_repr import ShortRepr
 from zeropass.records.panels import AsFigure, AsFigures, Bars, HeatMap, Panel
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["Alignment", "LayerMap", "Match", "Matches", "Pairing", "through"]
 

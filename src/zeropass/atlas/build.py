@@ -30,8 +30,8 @@ from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.numerics.parallel import ahead, behind, side_by_side
 from zeropass.numerics.quantize import full_precision
+from zeropass.tokens.shown import VIEWS
 from zeropass.tokens.undertrained import Judgement
-from zeropass.tokens.vocabulary import VIEWS
 
 __all__ = ["RunJobs", "build", "carry_out", "kept_tokens", "run_in_process"]
 

@@ -11,7 +11,7 @@ from zeropass.atlas.schema import SCHEMA_VERSION
 from zeropass.atlas.sql import TABLES
 from zeropass.checkpoints.hub_address import DATASETS
 from zeropass.records.verdicts import Verdicts
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["UNKNOWN", "card", "is_edited"]
 

@@ -48,7 +48,8 @@ from zeropass.checkpoints.demo import DEMOS
 from zeropass.checkpoints.kept_proofs import proof_facts
 from zeropass.errors import BadAtlas, BadOption, ZeropassError
 from zeropass.records.parameters import Hidden
-from zeropass.tokens.vocabulary import VIEWS, Vocabulary
+from zeropass.tokens.shown import VIEWS
+from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["Files", "Finder", "Floats", "Run"]
 

@@ -10,7 +10,8 @@ import numpy as np
 
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.records.search import QueryWord
-from zeropass.tokens.vocabulary import SPACE, Bools, Vocabulary, shown_text
+from zeropass.tokens.shown import SPACE, shown_text
+from zeropass.tokens.vocabulary import Bools, Vocabulary
 
 __all__ = ["MOST_MATCHES", "pattern_of", "token_of", "weights_of", "with_similar", "word_of", "words_of"]
 

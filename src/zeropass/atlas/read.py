@@ -62,7 +62,7 @@ from zeropass.records.parameters import (
 )
 from zeropass.records.search import Hit
 from zeropass.records.verdicts import Verdicts, known_verdicts
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 
 __all__ = ["Atlas", "open_atlas"]
 

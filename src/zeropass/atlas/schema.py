@@ -30,8 +30,8 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.spec import FF_ROLES, OUTPUT_GATE, OUTSIDE, Dimensions, Mlps, base_role, check_frame
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
+from zeropass.tokens.shown import VIEWS, View
 from zeropass.tokens.spelling import Kind
-from zeropass.tokens.vocabulary import VIEWS, View
 
 if TYPE_CHECKING:
     from zeropass.checkpoints.hub_files import HubPath

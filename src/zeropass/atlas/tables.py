@@ -23,8 +23,9 @@ from zeropass.numerics.projection import Extremes, strength
 from zeropass.numerics.statistics import blocks
 from zeropass.numerics.token_index import TokenIndex
 from zeropass.numerics.top_pairs import TopPairs
+from zeropass.tokens.shown import VIEWS
 from zeropass.tokens.undertrained import Judgement
-from zeropass.tokens.vocabulary import VIEWS, Vocabulary
+from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["ListBlock", "read_mark", "write_lists", "write_mark", "write_pairs", "write_table", "write_token_index"]
 

@@ -21,7 +21,7 @@ from zeropass.model.lens_maps import read_lens
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.statistics import Moments
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 
 __all__ = ["lens_of"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import zeropass as zp
 from zeropass.checkpoints.hub_address import DATASETS
 from zeropass.errors import BadModel, BadOption, NotFetched
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["adapters_of", "is_atlas", "open_named", "open_tuned", "parse_layers", "parse_lenses", "parse_names"]
 __all__ += ["put_adapters", "refuse_mixed", "refuse_weights_only", "require_features", "require_vector_or_address"]

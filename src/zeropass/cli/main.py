@@ -6,7 +6,7 @@ import sys
 
 from zeropass.cli.commands import app
 from zeropass.errors import ZeropassError
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["app", "main"]
 

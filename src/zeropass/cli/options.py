@@ -1,10 +1,10 @@
 """Arguments and options that several commands share."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 
 MODEL_HELP = "A hub id, a folder, a .gguf file, or smollm2-135m (SmolLM2-135M-Instruct in Q4_1)."
 Model = Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)]
@@ -69,3 +69,17 @@ Tokens = Annotated[View | None, typer.Option(help="The tokens that lists may sho
 Layers = Annotated[str | None, typer.Option(metavar="A:B", help="Layers A to B-1; all if not given.")]
 Count = Annotated[int, typer.Option("-k", min=1, help="How many to list.")]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu or cuda.")]
+
+
+def new_app(**settings: Any) -> typer.Typer:
+    """Return an empty set of commands with the settings of all.
+
+    Args:
+        settings: Further ones of typer's.
+    """
+    return typer.Typer(
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,  # rich takes twice as long to load as all else that the help needs
+        **settings,
+    )

@@ -10,7 +10,7 @@ from rich.text import Text
 from zeropass.diff.against_results import Against, Contrast, ContrastWord, MatrixOverlap
 from zeropass.records.numbers import coefficient, percent, plain
 from zeropass.render.terminal import Flow, token_text
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["render_against"]
 

@@ -12,7 +12,7 @@ from zeropass.records.numbers import coefficient, percent, plain
 from zeropass.records.panels import AsFigure, HeatMap, token_label
 from zeropass.records.parameters import Token, html_token
 from zeropass.records.tabular import AsTable, Row, plain_fields
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["Against", "ChangeFacts", "Contrast", "ContrastWord", "MatrixOverlap", "TensorOverlap"]
 

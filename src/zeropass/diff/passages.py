@@ -9,7 +9,7 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.records.numbers import plain
 from zeropass.records.parameters import html_note
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
-from zeropass.tokens.vocabulary import escape, shown_text
+from zeropass.tokens.shown import escape, shown_text
 
 __all__ = ["Passage", "Passages"]
 

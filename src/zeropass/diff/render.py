@@ -14,7 +14,7 @@ from zeropass.records.numbers import percent, plain, share
 from zeropass.records.parameters import TokenScore, VectorRecord
 from zeropass.render.heat_map import shade, svg_file
 from zeropass.render.terminal import Flow, token_text
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["draw_changes", "render_diff"]
 

@@ -18,7 +18,7 @@ from zeropass.diff.verdict import (
 )
 from zeropass.records.numbers import percent, share
 from zeropass.records.parameters import TokenScore, VectorRecord
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["report"]
 

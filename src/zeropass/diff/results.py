@@ -11,7 +11,7 @@ from zeropass.diff.findings import Finding, Standout
 from zeropass.records.panels import AsFigure, HeatMap
 from zeropass.records.parameters import Direction, Record
 from zeropass.records.tabular import AsTable, Row, plain_fields
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["ChangeDirection", "Constant", "Diff", "MatrixChange", "Moved", "ParameterChange", "Relation"]
 __all__ += ["TensorChange", "Watched", "WatchedWord", "diff_schema"]

@@ -7,7 +7,7 @@ from urllib.parse import quote
 from zeropass.diff.findings import Answer
 from zeropass.diff.results import Diff
 from zeropass.diff.verdict import meaning, where
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["sarif"]
 

@@ -12,7 +12,7 @@ from zeropass.diff.screen_results import Nearest, Screened, Screening
 from zeropass.diff.verdict import basis
 from zeropass.records.numbers import NOTHING, coefficient, percent
 from zeropass.render.terminal import token_text
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["render_screening", "screening_page"]
 

@@ -13,7 +13,7 @@ from zeropass.diff.telling import TELLING, telling
 from zeropass.diff.thresholds import DEVIATIONS
 from zeropass.records.numbers import percent
 from zeropass.records.parameters import VectorRecord
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["CAUTION", "FAR_LESS", "NO_NEW_WORDS", "FailOn", "Side", "Sized", "Sizes", "basis", "failure", "figure"]
 __all__ += ["known_finding", "meaning", "none_telling", "sides", "telling_basis", "verdict", "watched_basis", "where"]

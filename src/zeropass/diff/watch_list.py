@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zeropass.errors import UnknownWord
-from zeropass.tokens.vocabulary import Vocabulary, shown_text
+from zeropass.tokens.shown import shown_text
+from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["Word", "looked_up"]
 

@@ -35,7 +35,7 @@ from zeropass.evidence.list_types import (
 )
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
 from zeropass.records.matplotlib_axes import BLUE, COLOURS, GREEN, ORANGE, PURPLE, SKY, VERMILION
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["Drawing", "attention_offsets", "by_layer", "figures", "frames_compared", "inverses", "svg", "trust"]
 

@@ -33,7 +33,7 @@ from zeropass.evidence.list_types import (
 )
 from zeropass.evidence.results import MEASURES, NULLS, Evidence, Result
 from zeropass.records.numbers import NOTHING, coefficient
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["Cell", "Standing", "Table", "html", "layer_runs", "standings", "summary", "table_list", "tables"]
 

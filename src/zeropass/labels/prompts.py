@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from zeropass.labels.results import LONGEST, Listed
 from zeropass.records.parameters import PairRecord, VectorRecord
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["choice_prompt", "number_in", "sentence_in", "sentence_prompt"]
 

@@ -6,7 +6,7 @@ from rich.text import Text
 
 from zeropass.labels.results import LONGEST, Labels
 from zeropass.render.terminal import ROLE_STYLE
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["render_labels"]
 

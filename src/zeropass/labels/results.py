@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from zeropass.records.numbers import coefficient
 from zeropass.records.parameters import AsJson, PairRecord, Record, VectorRecord, html_note
 from zeropass.records.tabular import Row, Several, plain_fields
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["LONGEST", "Label", "Labels", "Listed", "ids_of"]
 

@@ -19,7 +19,7 @@ from zeropass.labels.program import Program
 from zeropass.labels.prompts import choice_prompt, number_in, sentence_in, sentence_prompt
 from zeropass.labels.results import Label, Labels, Listed, ids_of
 from zeropass.records.parameters import PairRecord, Record, VectorRecord
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 
 if TYPE_CHECKING:
     from zeropass.lens import Lens

@@ -11,7 +11,7 @@ import zeropass as zp
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadOption, MissingExtra, ZeropassError
 from zeropass.mcp.tools import ABOUT, Json, ToolFunction, Tools
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 from zeropass.web.context import Context, local_name
 
 try:

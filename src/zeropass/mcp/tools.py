@@ -19,7 +19,7 @@ from zeropass.cli.inputs import parse_layers
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import parse
 from zeropass.render.terminal import lists_in_short
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 
 if TYPE_CHECKING:
     from zeropass.align.pair import Pair

@@ -15,7 +15,7 @@ from zeropass.model.address import FEATURE, Address, feature_roles, parse
 from zeropass.model.directions import Where, direction_set, parameters_at
 from zeropass.model.model import Model
 from zeropass.model.vectors import SetFacts, VectorSet, count_of
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["Dictionary", "feature_address", "open_dictionary"]
 

@@ -30,7 +30,7 @@ from zeropass.checkpoints.safetensors import SafetensorsSource
 from zeropass.errors import BadLens, BadModel
 from zeropass.model.model import Model
 from zeropass.model.published_lenses import PublishedFacts, read_jacobian, read_tuned
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["LensFacts", "LensMaps", "chosen_lens", "copy_lens", "kept_lens", "kept_place", "read_lens"]
 __all__ += ["save_tensors", "write_lens"]

@@ -21,7 +21,7 @@ from zeropass.checkpoints.model_files import hashes
 from zeropass.checkpoints.torchbin import TorchBinSource, TorchTensors, read_torch
 from zeropass.errors import BadLens
 from zeropass.model.model import Model
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["PublishedFacts", "PublishedMaps", "read_jacobian", "read_tuned"]
 

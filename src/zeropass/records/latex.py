@@ -7,7 +7,7 @@ A table needs the package booktabs and a LaTeX of 2020 or later, with which ``\t
 from collections.abc import Iterable, Sequence
 
 from zeropass.records.numbers import plain
-from zeropass.tokens.vocabulary import escape, shown_text
+from zeropass.tokens.shown import escape, shown_text
 
 __all__ = ["escaped", "number", "tabular", "token", "tokens"]
 

@@ -17,7 +17,7 @@ import numpy as np
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.records.label_places import free_places
 from zeropass.records.panels import Bars, Columns, Curve, Curves, Entry, HeatMap, Panel, Points
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 try:
     from matplotlib import rcParams

@@ -11,7 +11,7 @@ from matplotlib.font_manager import FontProperties, findfont, fontManager, get_f
 from matplotlib.text import Text
 
 from zeropass.records.panels import LONGEST
-from zeropass.tokens.vocabulary import escape
+from zeropass.tokens.shown import escape
 
 __all__ = ["set_plain"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 if TYPE_CHECKING:
     import numpy

@@ -19,7 +19,7 @@ from zeropass.records.numbers import coefficient, plain
 from zeropass.records.panels import AsFigure, AsFigures, Bars, Entry, HeatMap, Panel, token_label
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields, token_rows
 from zeropass.records.verdicts import Verdict
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = [
     "COHERENCE_NOTE",

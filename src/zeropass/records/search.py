@@ -12,7 +12,7 @@ from zeropass.records.numbers import plain
 from zeropass.records.panels import AsFigure, Dot, Points, token_label
 from zeropass.records.parameters import VERBS, AsJson, Token, html_note, html_token, listed, verb_of
 from zeropass.records.tabular import Row, Several, plain_fields
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["MOST_TOKENS", "MOST_WORDS", "FindRecord", "Hit", "QueryWord", "largest"]
 

@@ -20,7 +20,7 @@ from zeropass.records.parameters import (
 )
 from zeropass.records.proofs import Proof
 from zeropass.records.search import MOST_TOKENS, FindRecord, Hit
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["ROLE_STYLE", "Flow", "facts_table", "heading", "lists_in_short", "render", "render_find", "render_hidden"]
 __all__ += ["render_families", "render_proof", "show_records", "token_text"]

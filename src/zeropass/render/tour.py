@@ -19,7 +19,7 @@ from zeropass.errors import BadOption, UnknownWord
 from zeropass.model.address import Address
 from zeropass.records.parameters import PairRecord, Record, Token, TokenScore, VectorRecord
 from zeropass.render.terminal import heading, render, render_find
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 if TYPE_CHECKING:
     from zeropass.arch.spec import Frame, MapRole

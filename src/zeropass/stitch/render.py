@@ -8,7 +8,7 @@ from rich.text import Text
 
 from zeropass.align.results import through
 from zeropass.stitch.results import Stitch, Try
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 
 __all__ = ["render_classes", "render_stitch"]
 

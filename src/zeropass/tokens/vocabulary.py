@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadModel, BadOption, UnknownWord
 from zeropass.tokens.gguf_tokenizer import gguf_spec, gguf_unused
+from zeropass.tokens.shown import VIEWS, View, escape, shown_text
 from zeropass.tokens.spelling import SPELLINGS, Kind, utf8
 from zeropass.tokens.tokenizer_json import (
     Spec,
@@ -30,26 +31,11 @@ from zeropass.tokens.tokenizer_json import (
     without_rows,
 )
 
-__all__ = ["VIEWS", "View", "Vocabulary", "escape", "shown_text"]
+__all__ = ["Vocabulary"]
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
-View = Literal["default", "words", "ascii", "all"]
-VIEWS: tuple[View, ...] = get_args(View)
-LONGEST = 40  # characters of a token that are shown
-SPACE = "␣"
 _RESERVED = re.compile(r"[\[<]\|?(?:unused|pad|reserved|dummy|placeholder|extra_id)[a-z_]*\d+\|?[\]>]", re.I)
-
-
-def escape(text: str) -> str:
-    r"""Escape all characters that do not print: controls, ANSI escapes, bidi marks, line separators.
-
-    Letters, marks, digits, punctuation, symbols and the plain space stay; the rest becomes ``\n``, ``\x1b``,
-    ``\u202e``, … (Python's spelling).
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -370,10 +356,8 @@ class Vocabulary(ShortRepr):
 
     def _reasons(self, view: View, undertrained: Bools | None, fragments: Bools | None) -> npt.NDArray[np.str_]:
         """Return the first reason to hide each token, an empty string for a token that is shown."""
-        if view not in get_args(View):
-            raise BadOption(
-                f"There is no view '{escape(str(view))}' of tokens; it is one of {', '.join(get_args(View))}."
-            )
+        if view not in VIEWS:
+            raise BadOption(f"There is no view '{escape(str(view))}' of tokens; it is one of {', '.join(VIEWS)}.")
         flags: dict[str, Bools | None] = {}
         if view != "all":
             flags = {"special": self.special, "unused": self.unused, "non-text": self.non_text}
@@ -391,14 +375,6 @@ class Vocabulary(ShortRepr):
 
 
 _REASONS = ("special", "unused", "non-text", "under-trained", "fragment", "not a word", "non-ASCII")
-
-
-def shown_text(text: str, limit: int = LONGEST) -> str:
-    """Return a text on one terminal-safe line: outer spaces visible, the unprintable escaped, cut at ``limit``."""
-    left, right = len(text) - len(text.lstrip(" ")), len(text) - len(text.rstrip(" "))
-    core = text.strip(" ")
-    safe = escape(SPACE * left + core + SPACE * (right if core else 0))
-    return safe if len(safe) <= limit else safe[: limit - 1] + "…"
 
 
 def _other_numbers(word: str) -> list[str]:

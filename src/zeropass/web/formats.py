@@ -22,7 +22,7 @@ from zeropass.arch.spec import base_role
 from zeropass.errors import BadAddress
 from zeropass.records.numbers import plain
 from zeropass.records.parameters import Token
-from zeropass.tokens.vocabulary import LONGEST, SPACE, shown_text
+from zeropass.tokens.shown import LONGEST, SPACE, shown_text
 from zeropass.web.context import Context
 from zeropass.web.pages.page import Page, Picture, at, by, layer_path, token
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import RedirectResponse, Response
 
 from zeropass.errors import BadOption
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 from zeropass.web.context import Context
 from zeropass.web.formats import FORMATS
 from zeropass.web.pages import comparison_pages, glossary_page, model_pages, parameter_pages, word_pages

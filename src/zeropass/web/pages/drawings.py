@@ -13,7 +13,7 @@ from zeropass.records.panels import token_label
 from zeropass.records.parameters import MOST_TOKENS, VERBS, PairRecord, TokenScore, verb_of
 from zeropass.records.search import FindRecord
 from zeropass.render.heat_map import shade
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 from zeropass.web.pages.page import Picture, at, layer_path, token
 
 __all__ = ["clouds", "heat_map", "pair_map", "parameter_marks", "spreads", "strengths", "wiring"]

@@ -13,7 +13,7 @@ from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import FEATURE, Address, parse
 from zeropass.records.overviews import Telling
 from zeropass.records.parameters import PairRecord, Record, Records, SvdRecord, VectorRecord
-from zeropass.tokens.vocabulary import View
+from zeropass.tokens.shown import View
 from zeropass.web.context import Context, stem_of
 from zeropass.web.pages import drawings
 from zeropass.web.pages.model_pages import SHORT_COLUMNS, parents, short_rows

@@ -10,7 +10,7 @@ from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.model.address import parse
 from zeropass.records.parameters import verbs_of
 from zeropass.records.search import MOST_TOKENS, FindRecord, Hit, QueryWord
-from zeropass.tokens.vocabulary import shown_text
+from zeropass.tokens.shown import shown_text
 from zeropass.web.context import Context
 from zeropass.web.pages import drawings
 from zeropass.web.pages.page import Page, Table, at, token
