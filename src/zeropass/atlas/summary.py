@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from zeropass.arch.spec import HEAD_ROLES, base_role, site_of
+from zeropass.arch.spec import HEAD_ROLES, SELF_MAPS, base_role, site_of
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, group_size
 from zeropass.errors import BadAddress, BadOption
@@ -14,7 +14,7 @@ from zeropass.records.overviews import Cell, LayerRecord, Overview, Short, Telli
 from zeropass.records.parameters import TokenScore, verbs_of
 
 __all__ = ["MEASURES", "OUTSIDE_ROWS", "has_columns", "in_short", "list_types_of", "outside", "overview", "strengths"]
-__all__ += ["subheads", "telling"]
+__all__ += ["head_addresses", "subheads", "telling"]
 
 MEASURES = {
     "strength": "|z| of the tenth token of a list's stronger pole",
@@ -92,9 +92,7 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
     Raises:
         BadAddress: The atlas does not have the layer.
     """
-    low, stop = atlas.layers
-    if not low <= layer < stop:
-        raise BadAddress(f"Layer {layer} is out of range, {atlas.path} has layers {low} to {stop - 1}.")
+    _check_layer(atlas, layer)
     neurons = "FROM read_parquet($file) WHERE layer = $layer AND list_contains($roles, role)"
     parameters: dict[str, Any] = {"file": PARAMETERS, "layer": layer, "roles": list(atlas.unit_roles)}
     rows = atlas.query(
@@ -109,6 +107,23 @@ def telling(atlas: Atlas, layer: int, first: int = 0, count: int = 50) -> LayerR
     return LayerRecord(
         layer=layer, first=first, count=total, rows=tuple(Telling(a, s, tuple(lists[a])) for a, s, *_ in rows)
     )
+
+
+def head_addresses(atlas: Atlas, layer: int) -> list[str]:
+    """Return the addresses of the heads of a layer whose maps an atlas holds.
+
+    Raises:
+        BadAddress: The atlas does not have the layer.
+    """
+    _check_layer(atlas, layer)
+    maps = [record for kind in SELF_MAPS for record in atlas.head_maps(layer, kind, 1)]
+    return list(dict.fromkeys(record.address for record in maps))
+
+
+def _check_layer(atlas: Atlas, layer: int) -> None:
+    low, stop = atlas.layers
+    if not low <= layer < stop:
+        raise BadAddress(f"Layer {layer} is out of range, {atlas.path} has layers {low} to {stop - 1}.")
 
 
 def has_columns(atlas: Atlas, layer: int) -> bool:

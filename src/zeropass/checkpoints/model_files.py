@@ -4,6 +4,7 @@ import fnmatch
 import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -174,7 +175,7 @@ def _locate(model: str) -> Path:
     repo_id, _, revision = model.partition("@")
     local = model.startswith((".", "/", "~")) or model.lower().endswith(".gguf")
     if local or repo_id.count("/") != 1:
-        raise BadModel(f"There is no file or folder {model!r}. {MODEL_FORMS}")
+        raise BadModel(f"There is no file or folder {model!r}{_like_demo(model)}. {MODEL_FORMS}")
     return fetch_hub(repo_id, revision if "@" in model else None)
 
 
@@ -261,3 +262,9 @@ def _unnamed_shards(names: Collection[str], choice: WeightNames, files: Sequence
     others = set(fnmatch.filter(names, f"*-of-*.{choice.suffix}")) - {file.name for file in files}
     if choice.index and others:
         yield f"Not read, since {choice.index} does not name them: {', '.join(sorted(others))}."
+
+
+def _like_demo(name: str) -> str:
+    """Return a question after the demo model whose name is like this one, if there is one."""
+    like = get_close_matches(name.lower().removesuffix("-instruct"), DEMOS, n=1)
+    return f" (did you mean {like[0]}?)" if like else ""

@@ -9,10 +9,18 @@ from typing import Any
 import zeropass as zp
 from zeropass.checkpoints.hub_address import DATASETS
 from zeropass.errors import BadModel, BadOption, NotFetched
+from zeropass.model.address import part_of_layer
 from zeropass.tokens.shown import shown_text
 
 __all__ = ["adapters_of", "is_atlas", "open_named", "open_tuned", "parse_layers", "parse_lenses", "parse_names"]
-__all__ += ["put_adapters", "refuse_mixed", "refuse_weights_only", "require_features", "require_vector_or_address"]
+__all__ += [
+    "put_adapters",
+    "refuse_layers",
+    "refuse_mixed",
+    "refuse_weights_only",
+    "require_features",
+    "require_vector_or_address",
+]
 
 
 def adapters_of(places: list[str] | None, weights: list[float] | None) -> list[str]:
@@ -90,23 +98,35 @@ def parse_names(text: str | None) -> tuple[str, ...] | None:
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
 
 
-def require_vector_or_address(vector: str | None, address: str | None, options: dict[str, Any]) -> None:
+def require_vector_or_address(vector: str | None, addresses: list[str], options: dict[str, Any]) -> None:
     """Raise BadOption unless there is an address, or a file of vectors with its layer.
 
     Args:
         vector: The file of vectors.
-        address: The address.
+        addresses: The addresses.
         options: What is said of vectors, by option.
     """
     if vector is None:
         if given := [name for name, value in options.items() if value is not None]:
             raise BadOption(f"{given[0]} is about --vector FILE; an address says where a parameter is.")
-        if address is None:
+        if not addresses:
             raise BadOption("An address is needed, such as L26.ff.1189, or --vector FILE.")
-    elif address is not None:
-        raise BadOption(f"--vector is read instead of a parameter, so it takes no address ({address!r}).")
+    elif addresses:
+        raise BadOption(f"--vector is read instead of a parameter, so it takes no address ({addresses[0]!r}).")
     elif options["--layer"] is None:
         raise BadOption("--vector needs --layer: where the vector reads or writes.")
+
+
+def refuse_layers(what: str, addresses: list[str]) -> None:
+    """Raise BadOption for the address of a layer beside others, or of a model, which has no table of its lists."""
+    layers = [address for address in addresses if part_of_layer(address)]
+    if layers and not is_atlas(what):
+        raise BadOption(
+            f"{layers[0]} is a layer, which an atlas shows (zeropass build MODEL --out DIR); of a model, an address is "
+            "that of a parameter, such as L26.ff.1189 or L10.attn.3."
+        )
+    if layers and len(addresses) > 1:
+        raise BadOption(f"{layers[0]} is a layer, which is shown alone.")
 
 
 def refuse_mixed(

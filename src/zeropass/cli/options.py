@@ -17,7 +17,10 @@ Either = Annotated[
 ]
 Where = Annotated[str, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo, L10.attn.3.v.17.")]
 OrVector = Annotated[
-    str | None, typer.Argument(metavar="ADDRESS", help="Such as L26.ff.1189, L10.attn.3.vo; none with --vector.")
+    list[str] | None,
+    typer.Argument(
+        metavar="[ADDRESS]...", help="Such as L26.ff.1189, L10.attn.3.vo, of an atlas also L26; none with --vector."
+    ),
 ]
 Adapters = Annotated[
     list[str] | None,

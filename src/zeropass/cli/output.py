@@ -2,13 +2,12 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
 
-from zeropass.model.address import parse
 from zeropass.render.terminal import show_records
 
 __all__ = ["duration", "print_json", "print_records", "text_output"]
@@ -33,10 +32,17 @@ def text_output(width: int = UNLIMITED) -> Iterator[Console]:
     print("\n".join(lines if console.is_terminal else (line.rstrip() for line in lines)), end="")
 
 
-def print_records(records: Any, address: str | None, frame: str | None, k: int, as_json: bool) -> None:
-    """Print one record if the address names a role and a frame is given, else a list (also as JSON)."""
-    single = frame is not None and address is not None and parse(address).role != ""
-    value = records[0].to_json() if single else records.to_json()
+def print_records(records: Sequence[Any], k: int, as_json: bool, *, single: bool = False) -> None:
+    """Print the records of some addresses.
+
+    Args:
+        records: The records of each address.
+        k: Tokens of a pole, or pairs, that are shown.
+        as_json: If set, a JSON list of all records is printed.
+        single: If set, JSON of a single record is no list.
+    """
+    each = [record for of_address in records for record in of_address]
+    value = each[0].to_json() if single and len(each) == 1 else [record.to_json() for record in each]
     if not print_json(value, as_json):
         with text_output() as console:
             show_records(console, records, k)

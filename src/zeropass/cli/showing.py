@@ -8,12 +8,14 @@ import typer
 import zeropass as zp
 from zeropass._io.parse import read_words
 from zeropass._io.progress import reporting, waiting
+from zeropass.atlas.summary import head_addresses, telling
 from zeropass.cli.inputs import (
     adapters_of,
     is_atlas,
     open_named,
     parse_layers,
     put_adapters,
+    refuse_layers,
     refuse_mixed,
     refuse_weights_only,
     require_vector_or_address,
@@ -36,19 +38,24 @@ from zeropass.cli.options import (
 from zeropass.cli.output import print_json, print_records, text_output
 from zeropass.errors import BadOption
 from zeropass.labels.render import render_labels
-from zeropass.render.terminal import facts_table, render, render_find
+from zeropass.model.address import parse, part_of_layer
+from zeropass.records.parameters import Records
+from zeropass.render.terminal import facts_table, render_find, render_layer
 from zeropass.render.tour import print_tour
 
 __all__ = ["app"]
 
 app: typer.Typer = new_app()
 
+LAYER_ROWS, LAYER_PAIRS = 12, 6
+"""The neurons of a layer that are shown if ``-k`` is not given, and the pairs of a head in its layer."""
+
 
 @app.command("explain", help="Another name for show.")
 @app.command()
 def show(
     what: Either,
-    address: OrVector = None,
+    addresses: OrVector = None,
     frame: Frame = None,
     tokens: Tokens = None,
     k: Annotated[int | None, typer.Option("-k", min=1, help="How many to list; 12 if not given.")] = None,
@@ -84,10 +91,16 @@ def show(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what a parameter does, from an atlas or straight from the weights; or any direction, or a feature."""
+    """Say what a parameter does, from an atlas or straight from the weights; or any direction, or a feature.
+
+    An atlas also shows a layer (L24): its most telling neurons and its heads (L24.ff, L24.attn for one of the two).
+    """
+    places = addresses or []
     name: Any = frame  # what takes it knows which frames there are
-    require_vector_or_address(vector, address, {"--layer": layer, "--side": side, "--at": at})
+    require_vector_or_address(vector, places, {"--layer": layer, "--side": side, "--at": at})
     refuse_mixed(vector, features, {"--hook": hook}, {"--svd": svd, "--offset": offset is not None})
+    refuse_layers(what, places)
+    options: dict[str, Any] = {"frame": name, "tokens": tokens}
     if is_atlas(what):
         weights = {
             "vector": vector,
@@ -98,34 +111,45 @@ def show(
         }
         maps = {"offset": offset, "svd": svd}
         refuse_weights_only(what, weights | maps | {"lens": lens not in ("auto", "none")})
-        atlas = zp.open_atlas(what)
-        records = atlas.explain(str(address), frame=name, tokens=tokens, k=k)
-        print_records(records, str(address), frame, k or 12, as_json)
-        _print_labels(atlas, records, as_json)
-        return
-    adapters, k = adapters_of(adapter, weight), k or 12
-    with waiting("opening the model"):
-        model = open_named(what, device)
-        reader = zp.load(put_adapters(model, adapters, weight), lens=lens)
-    options: dict[str, Any] = {"frame": name, "tokens": tokens, "k": k}
-    if features is not None:
-        records = reader.feature(zp.open_dictionary(reader.model, features, hook), str(address), **options)
-    elif vector is not None:
-        place: dict[str, Any] = {"layer": layer, "side": side, "at": at or "block"}
-        records = reader.direction(vector, **place, **options)
-    elif svd:
-        record = reader.svd(str(address), **options | {"k": min(k, 8)}, offset=offset)
+        source: Any = zp.open_atlas(what)
+        if place := part_of_layer(places[0]):
+            _print_layer(source, *place, k or LAYER_ROWS, as_json)
+            return
+        records = [source.explain(address, k=k, **options) for address in places]
+        k = k or 12
     else:
-        records = reader.explain(str(address), **options, offset=offset)
-    if svd:
-        if not print_json(record.to_json(), as_json):
-            with text_output() as console:
-                console.print(render(record, k))
-        return
-    parameter = None if features or vector else address
-    print_records(records, parameter, frame, k, as_json)
-    if parameter:
-        _print_labels(reader, records, as_json)
+        adapters, k = adapters_of(adapter, weight), k or 12
+        with waiting("opening the model"):
+            model = open_named(what, device)
+            source = zp.load(put_adapters(model, adapters, weight), lens=lens)
+        if features is not None:
+            dictionary = zp.open_dictionary(source.model, features, hook)
+            records = [source.feature(dictionary, address, k=k, **options) for address in places]
+        elif vector is not None:
+            records = [source.direction(vector, layer=layer, side=side, at=at or "block", k=k, **options)]
+        elif svd:
+            few = min(k, 8)
+            directions = [source.svd(address, offset=offset, k=few, **options) for address in places]
+            records = [Records([record]) for record in directions]
+        else:
+            records = [source.explain(address, offset=offset, k=k, **options) for address in places]
+    single = svd or (frame is not None and not features and bool(places) and parse(places[0]).role != "")
+    print_records(records, k, as_json, single=single)
+    if places and not (svd or features):
+        _print_labels(source, [record for of_address in records for record in of_address], as_json)
+
+
+def _print_layer(atlas: Any, layer: int, part: str, k: int, as_json: bool) -> None:
+    """Print the most telling neurons of a layer and its heads, or one of the two."""
+    neurons = None if part == "attn" else telling(atlas, layer, count=k)
+    heads = [] if part == "ff" else [atlas.explain(address, k=LAYER_PAIRS) for address in head_addresses(atlas, layer)]
+    value = {
+        "neurons": neurons.to_json() if neurons else None,
+        "heads": [record for records in heads for record in records.to_json()],
+    }
+    if not print_json(value, as_json):
+        with text_output() as console:
+            console.print(render_layer(neurons, heads))
 
 
 def _print_labels(source: Any, records: Any, as_json: bool) -> None:

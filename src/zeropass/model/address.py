@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from zeropass.arch.spec import PROJECTION_ROLES, ROUTER, base_role
 from zeropass.errors import BadAddress
 
-__all__ = ["FEATURE", "Address", "canonical_role", "feature_roles", "parse", "with_roles"]
+__all__ = ["FEATURE", "Address", "canonical_role", "feature_roles", "parse", "part_of_layer", "with_roles"]
 
 FEATURE = "sae"
 """The part that features of a dictionary have in their addresses."""
@@ -40,6 +40,7 @@ _PROJECTION = re.compile(rf"L({_N})\.(mixer|ple)\.(in|out)\.({_N})")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross|mixer)\.(bias|norm)")
 _OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
 _FEATURE = re.compile(rf"L({_N})\.sae\.({_N})(?:\.(encoder|decoder(?:\.{_N})?))?")
+_PART = re.compile(rf"L({_N})(?:\.(ff|attn))?")
 _HELP = "an address looks like L26.ff.1189, L26.ff.1189.gate, L10.attn.3, L10.attn.3.vo or L10.attn.3.v.17"
 
 
@@ -99,7 +100,7 @@ class Address:
 
 
 def parse(text: "str | Address") -> Address:
-    """Read an address; one that was read already is returned.
+    """Read an address, in capitals or not; one that was read already is returned.
 
     Raises:
         BadAddress: If the text is no address; the message shows examples.
@@ -115,7 +116,7 @@ def parse(text: "str | Address") -> Address:
     """
     if isinstance(text, Address):
         return text
-    text = text.strip()
+    given, text = text, _spelled(text)
     if m := _NEURON.fullmatch(text):
         return Address(int(m[1]), "ff", index=int(m[3]), role=m[4] or "", expert=-1 if m[2] is None else int(m[2]))
     if m := _EXPERT.fullmatch(text):
@@ -132,7 +133,24 @@ def parse(text: "str | Address") -> Address:
         return Address(-1, m[1], role="norm") if m[1] else Address(-1, m[2], index=int(m[3]), role=m[2])
     if m := _FEATURE.fullmatch(text):
         return Address(int(m[1]), FEATURE, index=int(m[2]), role=m[3] or "")
-    raise BadAddress(f"{text!r} is not an address: {_HELP}.")
+    raise BadAddress(f"{given.strip()!r} is not an address: {_HELP}.")
+
+
+def part_of_layer(text: str) -> tuple[int, str] | None:
+    """Return the layer and the part, empty for both, that ``L24``, ``L24.ff`` or ``L24.attn`` names; None for others.
+
+    Example:
+        >>> from zeropass.model.address import part_of_layer
+        >>> part_of_layer("L24"), part_of_layer("l24.attn"), part_of_layer("L24.ff.3")
+        ((24, ''), (24, 'attn'), None)
+    """
+    match = _PART.fullmatch(_spelled(text))
+    return match and (int(match[1]), match[2] or "")
+
+
+def _spelled(text: str) -> str:
+    """Return an address as this module spells it: only the L of a layer is a capital."""
+    return re.sub("^l(?=[0-9])", "L", text.strip().lower())
 
 
 def with_roles(place: Address, ff_roles: Sequence[str]) -> list[Address]:

@@ -520,20 +520,21 @@ Record = VectorRecord | PairRecord | SvdRecord
 class Records(Sequence[Record], AsTable, AsFigures):
     """The records of one address, in order, which a notebook displays. A slice is of this class again.
 
-    ``note`` says what their verdicts rest on, or that no measurement of the weights is known, and what coherence is.
+    ``basis`` says what their verdicts rest on, or that no measurement of the weights is known; ``note`` also says what
+    coherence is, if they have any.
     """
 
     def __init__(self, records: Iterable[Record], note: str = "") -> None:
         self._records = tuple(records)
         measured = any(isinstance(record, VectorRecord) and record.coherence for record in self._records)
-        self._basis = note
+        self.basis: str = note
         self.note: str = " ".join(filter(None, (note, COHERENCE_NOTE if measured else "")))
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, index: Any) -> Any:
-        return Records(self._records[index], self._basis) if isinstance(index, slice) else self._records[index]
+        return Records(self._records[index], self.basis) if isinstance(index, slice) else self._records[index]
 
     def __repr__(self) -> str:
         return one_line(f"Records({', '.join(f'{r.address}.{r.role} {r.frame}' for r in self._records)})")

@@ -8,7 +8,9 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from zeropass.model.address import parse
 from zeropass.records.numbers import plain
+from zeropass.records.overviews import LayerRecord, Short
 from zeropass.records.parameters import (
     VERBS,
     PairRecord,
@@ -23,9 +25,12 @@ from zeropass.records.search import MOST_TOKENS, FindRecord, Hit
 from zeropass.tokens.shown import shown_text
 
 __all__ = ["ROLE_STYLE", "Flow", "facts_table", "heading", "lists_in_short", "render", "render_find", "render_hidden"]
-__all__ += ["render_families", "render_proof", "show_records", "token_text"]
+__all__ += ["render_families", "render_layer", "render_proof", "show_records", "token_text"]
 
 ROLE_STYLE = "bold cyan"
+
+COLUMN = 56
+"""The least width of a column in which an address stands beside others."""
 
 SHORT = 6
 """The number of words or pairs of a list in short."""
@@ -58,13 +63,62 @@ class Flow:
         yield line
 
 
-def show_records(console: Console, records: Records, k: int) -> None:
-    """Print the records of one address, then the tokens that their lists hide and what their verdicts rest on."""
-    for record in records:
-        console.print(render(record, k))
-    render_hidden(console, records)
-    if records.note:
-        console.print(_note(records.note))
+def show_records(console: Console, records: Sequence[Records], k: int) -> None:
+    """Print the records of some addresses, then the tokens that their lists hide and what their verdicts rest on.
+
+    The addresses stand beside each other if the terminal is wide enough for that.
+    """
+    all_records = [record for of_address in records for record in of_address]
+    basis = " ".join(dict.fromkeys(of_address.basis for of_address in records if of_address.basis))
+    columns: list[RenderableType] = [Group(*(render(record, k) for record in of_address)) for of_address in records]
+    if console.is_terminal and console.width // len(columns) >= COLUMN:
+        grid = Table.grid(*("" for _ in columns), padding=(0, 2, 0, 0), expand=True)
+        for column in grid.columns:
+            column.ratio = 1
+        grid.add_row(*columns)
+        columns = [grid]
+    for number, renderable in enumerate(columns):
+        console.print(*([""] if number else []), renderable, sep="\n")
+    render_hidden(console, all_records)
+    if note := Records(all_records, basis).note:
+        console.print(_note(note))
+
+
+def render_layer(neurons: LayerRecord | None, heads: Sequence[Records]) -> RenderableType:
+    """Return the most telling neurons of a layer and its heads, each with its first words or pairs."""
+    parts: list[RenderableType] = []
+    if neurons is not None and neurons.rows:
+        count = f"{len(neurons.rows)} of {neurons.count:,}"
+        parts.append(Text(f"most telling neurons of layer {neurons.layer}, {count}", style="bold"))
+        words = {row.address: _shorts_in_words(row.lists) for row in neurons.rows}
+        parts.append(_table_in_short(words))
+    if heads:
+        parts.append(Text(f"heads of layer {parse(heads[0][0].address).layer}", style="bold"))
+        parts.append(_table_in_short({records[0].address: lists_in_short(records) for records in heads}))
+    return Group(*parts)
+
+
+def _shorts_in_words(lists: Sequence[Short]) -> dict[str, Text]:
+    """Return the words of the first list of each role; ``up`` says little next to its gate and is left out."""
+    first: dict[str, Short] = {}
+    for short in lists:
+        first.setdefault(short.role, short)
+    if len(first) > 1:
+        first.pop("up", None)
+    return {
+        f"{short.role} {short.verb}": Text(" ").join(token_text(token.token) for token in short.tokens)
+        for short in first.values()
+    }
+
+
+def _table_in_short(words: dict[str, dict[str, Text]]) -> Padding:
+    """Return a table of addresses with the words of each of their lists, a list a line."""
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for address, lists in words.items():
+        for number, (label, text) in enumerate(lists.items()):
+            name = "" if number else shown_text(address)
+            table.add_row(Text(name, style="bold"), Text(shown_text(label), style=ROLE_STYLE), text)
+    return Padding(table, (0, 0, 0, 2))
 
 
 def render(record: Record, k: int = 12) -> RenderableType:
