@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import zeropass as zp
-from zeropass.arch.config import full_name
+from zeropass.arch.layout import full_name
 
 
 def write_folder(

@@ -22,7 +22,8 @@ from torch import Tensor
 
 import zeropass as zp
 from alignment import ROOT, between
-from zeropass.arch.spec import norm_of, side_of, space_of
+from zeropass.arch.frame_names import space_of
+from zeropass.arch.roles import norm_of, side_of
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.diff.changes import Comparison, leading
 from zeropass.model.frames import Frames

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import zeropass as zp
-from zeropass.arch.spec import site_of
+from zeropass.arch.roles import site_of
 from zeropass.evidence.corpus import press_text
 from zeropass.evidence.resampling import among, spearman
 from zeropass.evidence.writing import SAMPLED, STRENGTH, TOP

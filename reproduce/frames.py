@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 from zeropass._io.parse import read_text
-from zeropass.arch.spec import space_of
+from zeropass.arch.frame_names import space_of
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.errors import BadOption, ZeropassError
 from zeropass.evidence.corpus import PRESS_SOURCE, press_text

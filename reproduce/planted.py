@@ -23,7 +23,7 @@ from torch import Tensor
 
 import zeropass as zp
 from zeropass.align.pair import Pair
-from zeropass.arch.spec import SELF_MAPS
+from zeropass.arch.roles import SELF_MAPS
 from zeropass.checkpoints.demo import fetch_demo
 
 ROOT = Path(__file__).parent.parent

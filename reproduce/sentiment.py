@@ -24,7 +24,8 @@ from torch import Tensor
 import zeropass as zp
 from alignment import ROOT, between
 from reviews import sentiment_words
-from zeropass.arch.spec import OUTSIDE, space_of
+from zeropass.arch.frame_names import space_of
+from zeropass.arch.roles import OUTSIDE
 from zeropass.checkpoints.demo import fetch_demo
 from zeropass.diff.changes import Comparison, leading
 from zeropass.model.frames import Frames

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 import tiny
 import zeropass as zp
 import zoo
+from zeropass.arch.layout import role_of
 from zeropass.arch.rows import canonical_shape
-from zeropass.arch.spec import role_of
 from zeropass.model.adapted import Adapted, adapt
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -5,7 +5,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Stored, norm_of
+from zeropass.arch.layout import Stored
+from zeropass.arch.roles import norm_of
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.vectors import bias_roles, vector_set

@@ -32,10 +32,11 @@ from scripts import ROOT, imported
 from tensor_roles import NORMS, layers_of, prefix_of, roles_of
 from tiny import TOKENS, error, save
 from zeropass.arch import families
-from zeropass.arch.config import full_name, looked_up
+from zeropass.arch.config_reader import looked_up
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.keys import is_harmless
-from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.arch.layout import Layout, Stored, full_name
+from zeropass.arch.spec import Family
 from zeropass.checkpoints.model_files import ModelFiles, open_files
 from zeropass.errors import ZeropassError
 from zeropass.model.blocks import embedded

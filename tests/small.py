@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 import zeropass as zp
-from zeropass.arch.spec import ALL_FRAMES
+from zeropass.arch.frame_names import ALL_FRAMES
 
 V, D, LAYERS, NEURONS, HEADS, KV_HEADS = 600, 32, 3, 48, 4, 2
 HOSTILE = (

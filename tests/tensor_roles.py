@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from transformers import PreTrainedModel
 
-from zeropass.arch.spec import Stored
+from zeropass.arch.layout import Stored
 from zeropass.checkpoints.base import TensorSource
 
 NORMS = ("attn_norm", "ff_norm", "attn_post_norm", "ff_post_norm")

@@ -12,19 +12,8 @@ from torch import Tensor
 
 from zeropass._io.progress import waiting
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import (
-    FIRST,
-    LENS_FRAMES,
-    MAP_ROLES,
-    Frame,
-    MapRole,
-    NeuronRole,
-    Side,
-    check_count,
-    check_frame,
-    space_of,
-    with_lens,
-)
+from zeropass.arch.frame_names import FIRST, LENS_FRAMES, Frame, check_count, check_frame, space_of, with_lens
+from zeropass.arch.roles import MAP_ROLES, MapRole, NeuronRole, Side
 from zeropass.errors import BadAddress, BadOption, BadWeights
 from zeropass.model.adapted import Adapted
 from zeropass.model.address import FEATURE, Address, canonical_role, parse, with_roles

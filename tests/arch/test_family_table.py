@@ -17,7 +17,8 @@ from tiny import save
 from zeropass.arch import families
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, family_rows, mlp_of, norm_of, notes_of, positions_of
-from zeropass.arch.spec import Family, Layout
+from zeropass.arch.layout import Layout
+from zeropass.arch.spec import Family
 from zeropass.cli import main as cli
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import small
 import zeropass as zp
-from zeropass.arch.spec import LENS_FRAMES, RELATIVE, space_of
+from zeropass.arch.frame_names import LENS_FRAMES, RELATIVE, space_of
 from zeropass.errors import BadAddress, BadOption, UnknownWord
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.token_index import TokenIndex

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import small
 import zeropass as zp
-from zeropass.arch.spec import FF_ROLES, RELATIVE, space_of
+from zeropass.arch.frame_names import RELATIVE, space_of
+from zeropass.arch.roles import FF_ROLES
 from zeropass.atlas import distributions, neighbours, summary
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadAddress, BadAtlas, BadOption

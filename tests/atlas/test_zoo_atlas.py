@@ -14,7 +14,7 @@ from test_atlas import close, same, without_bounds
 import small
 import zeropass as zp
 from tiny import save
-from zeropass.arch.spec import MAP_ROLES, OUTSIDE, SELF_MAPS
+from zeropass.arch.roles import MAP_ROLES, OUTSIDE, SELF_MAPS
 from zeropass.errors import BadAddress
 from zeropass.model.vectors import VectorSet, roles_at, vector_set
 from zoo import ZOO, tiny_model

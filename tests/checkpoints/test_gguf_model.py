@@ -12,7 +12,7 @@ from transformers.utils import logging
 
 from gguf_files import write_gguf
 from tiny import error, make, run, save
-from zeropass.arch.spec import Stored
+from zeropass.arch.layout import Stored
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model

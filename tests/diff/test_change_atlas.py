@@ -10,7 +10,8 @@ import tiny
 import zeropass as zp
 from adapters import ALL, made
 from commands import Run
-from zeropass.arch.spec import side_of, space_of
+from zeropass.arch.frame_names import space_of
+from zeropass.arch.roles import side_of
 from zeropass.diff.change_atlas import build_change
 from zeropass.errors import BadAddress, BadAtlas, BadModel
 from zeropass.model.frames import Frames

@@ -20,9 +20,8 @@ import zeropass as zp
 from adapters import ALL, made
 from commands import Run
 from gguf_files import write_gguf
-from zeropass.arch.config import full_name
+from zeropass.arch.layout import INNER_NORMS, KEYS_AS_VALUES, Stored, expand, full_name, names_of, role_of
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import INNER_NORMS, KEYS_AS_VALUES, Stored, expand, names_of, role_of
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.diff.changes import Comparison

@@ -16,7 +16,7 @@ import zeropass as zp
 from adapters import ALL, base_model, made, save
 from commands import Run
 from small import one_thread
-from zeropass.arch.spec import side_of, site_of
+from zeropass.arch.roles import side_of, site_of
 from zeropass.diff import monitor
 from zeropass.diff.passage_table import render_passages
 from zeropass.diff.passages import Passage, Passages

@@ -9,7 +9,8 @@ import torch
 
 import zeropass as zp
 from planted_word import MODEL, SAID, SEEN, plant, planted
-from zeropass.arch.spec import norm_of, side_of, space_of
+from zeropass.arch.frame_names import space_of
+from zeropass.arch.roles import norm_of, side_of
 from zeropass.diff.changes import Comparison
 from zeropass.diff.effects import drawn, word_mask
 from zeropass.diff.findings import MARGIN

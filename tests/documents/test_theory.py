@@ -16,7 +16,8 @@ from torch.func import jacrev
 from torch.nn import functional
 
 import small
-from zeropass.arch.spec import READ_ROLES, USUAL_OFFSET, WRITE_ROLES, space_of
+from zeropass.arch.frame_names import USUAL_OFFSET, space_of
+from zeropass.arch.roles import READ_ROLES, WRITE_ROLES
 from zeropass.evidence.results import NULLS
 from zeropass.lens import Lens
 from zeropass.model.frames import Frames

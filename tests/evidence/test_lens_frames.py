@@ -9,7 +9,7 @@ import torch
 from rich.console import Console
 
 import zeropass as zp
-from zeropass.arch.spec import LENS_FRAMES
+from zeropass.arch.frame_names import LENS_FRAMES
 from zeropass.evidence.activations import Settings
 from zeropass.evidence.corpus import press_text
 from zeropass.evidence.judging import verdicts_of

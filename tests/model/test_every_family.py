@@ -19,10 +19,10 @@ from canonical import bias_of, read, split, with_tensors
 from forward import Forward, run_forward
 from tiny import TOKENS, error, save
 from zeropass.arch.checks import check
-from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.layout import MIXER_INPUTS, Stored, expand, full_name
+from zeropass.arch.roles import ROUTER, Site, norm_of
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import MIXER_INPUTS, ROUTER, Site, Stored, expand, norm_of
 from zeropass.errors import BadWeights, UnknownFamily, ZeropassError
 from zeropass.model.blocks import Block, embedded, final_logits, layer_embedding
 from zeropass.model.frames import Frames

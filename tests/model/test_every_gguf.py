@@ -20,8 +20,8 @@ from torch import Tensor
 from canonical import with_tensors
 from gguf_files import KEYS, VARIANTS, convert
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.layout import MIXER_INPUTS, names_of
 from zeropass.arch.rows import canonical_shape
-from zeropass.arch.spec import MIXER_INPUTS, names_of
 from zeropass.checkpoints.gguf import GgufSource
 from zeropass.errors import BadModel, BadOption, UnknownFamily, ZeropassError
 from zeropass.model.frames import Frames

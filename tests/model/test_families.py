@@ -20,7 +20,8 @@ from transformers.activations import ACT2FN
 import tiny
 from canonical import bias_of, read, split, with_tensors
 from tiny import Run, error, make, run, save
-from zeropass.arch.spec import FF_ROLES, OUTSIDE, Stored, side_of
+from zeropass.arch.layout import Stored
+from zeropass.arch.roles import FF_ROLES, OUTSIDE, side_of
 from zeropass.model.address import parse
 from zeropass.model.blocks import ACTIVATIONS
 from zeropass.model.frames import Frames

@@ -11,7 +11,7 @@ from transformers import BertForSequenceClassification, LlamaConfig, LlamaForSeq
 import tiny
 import zeropass as zp
 from commands import Run
-from zeropass.arch.spec import OUTSIDE
+from zeropass.arch.roles import OUTSIDE
 from zeropass.model.adapted import adapt
 from zeropass.model.vectors import vector_set
 

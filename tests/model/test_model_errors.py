@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tiny import VOCAB, edit, make, save, tokenizer_json
-from zeropass.arch.spec import OUTSIDE
+from zeropass.arch.roles import OUTSIDE
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily
 from zeropass.lens import Lens
 from zeropass.model.address import parse

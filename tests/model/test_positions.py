@@ -21,8 +21,9 @@ from transformers.models.marian.modeling_marian import MarianSinusoidalPositiona
 
 from tiny import edit, error, make, save
 from zeropass.align.pair import pair_of
-from zeropass.arch.config import _longrope_numbers, _yarn_numbers
-from zeropass.arch.spec import USUAL_OFFSET, Rope
+from zeropass.arch.dimensions import Rope
+from zeropass.arch.frame_names import USUAL_OFFSET
+from zeropass.arch.rotary import _longrope_numbers, _yarn_numbers
 from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, CannotRun, UnknownFamily
 from zeropass.model.blocks import Block, Cache, embedded, final_logits
 from zeropass.model.frames import Frames

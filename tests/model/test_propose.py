@@ -7,9 +7,9 @@ import pytest
 
 from propose import LIMIT, Proposal, Search, propose, record_text, tiny_of, without
 from zeropass.arch import families
-from zeropass.arch.config import full_name
 from zeropass.arch.families import FAMILIES
-from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.arch.layout import Layout, Stored, full_name
+from zeropass.arch.spec import Family
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning"),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from forward import loaded_name, unbanded, unblocked
 from tiny import TOKENS, error, save
-from zeropass.arch.spec import Site
+from zeropass.arch.roles import Site
 from zeropass.errors import CannotRun
 from zeropass.model.model import Model
 from zeropass.model.opening import open_model

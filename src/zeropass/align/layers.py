@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import LayerMap
-from zeropass.arch.spec import SELF_ROLES, side_of
+from zeropass.arch.roles import SELF_ROLES, side_of
 from zeropass.model.vectors import vector_set
 
 __all__ = ["Tick", "assigned", "head_layer_map", "layer_map", "layer_views", "likeness", "raw_map"]

@@ -10,7 +10,8 @@ from zeropass._io.progress import waiting
 from zeropass.align.pair import Pair, View, neuron_views
 from zeropass.align.results import Match, Matches
 from zeropass.align.token_lists import Lists, carried, lists_of
-from zeropass.arch.spec import SELF_MAPS, SELF_ROLES, check_count, side_of
+from zeropass.arch.frame_names import check_count
+from zeropass.arch.roles import SELF_MAPS, SELF_ROLES, side_of
 from zeropass.errors import BadAddress
 from zeropass.model.address import Address, parse
 from zeropass.model.vectors import locate, neuron_address, require_head, vector_set

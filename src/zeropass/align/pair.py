@@ -10,7 +10,8 @@ from torch import Tensor
 from zeropass._io.progress import waiting
 from zeropass._io.short_repr import ShortRepr
 from zeropass.align.token_lists import Lists, carried, lists_of
-from zeropass.arch.spec import LENS_FRAMES, Side, default_frames, side_of, space_of
+from zeropass.arch.frame_names import LENS_FRAMES, default_frames, space_of
+from zeropass.arch.roles import Side, side_of
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
 from zeropass.model.lens_maps import LensMaps

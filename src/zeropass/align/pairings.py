@@ -11,7 +11,7 @@ from torch import Tensor
 from zeropass.align.layers import Tick
 from zeropass.align.pair import Pair, View
 from zeropass.align.results import Pairing
-from zeropass.arch.spec import SELF_MAPS
+from zeropass.arch.roles import SELF_MAPS
 from zeropass.model.vectors import neuron_address
 
 __all__ = ["head_pairings", "neuron_pairings"]

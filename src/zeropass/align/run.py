@@ -22,7 +22,7 @@ from zeropass.align.pairings import head_pairings, neuron_pairings
 from zeropass.align.render import draw_layer_maps
 from zeropass.align.results import SCHEMA_VERSION, Alignment, LayerMap, Pairing
 from zeropass.align.token_lists import LENGTH
-from zeropass.arch.spec import SELF_MAPS
+from zeropass.arch.roles import SELF_MAPS
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model

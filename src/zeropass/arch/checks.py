@@ -7,10 +7,13 @@ from typing import Any
 
 import torch
 
-from zeropass.arch.config import Names, full_name, looked_up
+from zeropass.arch.config_reader import looked_up
+from zeropass.arch.dimensions import Dimensions
 from zeropass.arch.families.encoders import NOT_READ
+from zeropass.arch.layout import Format, Layout, Names, Stored, expand, full_name, names_of
+from zeropass.arch.roles import side_of
 from zeropass.arch.rows import expected_shape
-from zeropass.arch.spec import Dimensions, Family, Format, Layout, Stored, expand, names_of, side_of
+from zeropass.arch.spec import Family
 from zeropass.checkpoints.base import FLOATS, QUANTISED
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadOption, BadWeights, UnknownFamily, in_short

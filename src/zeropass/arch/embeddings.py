@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from zeropass.arch.config import Names, full_name
-from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.arch.layout import Layout, Names, Stored, full_name
+from zeropass.arch.spec import Family
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, BadWeights

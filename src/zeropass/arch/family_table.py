@@ -3,18 +3,11 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from zeropass.arch.dimensions import ROPE_RULES, ROPES_BY_LENGTH, Dimensions, MixerKind
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.families.multimodal import WRAPPERS
-from zeropass.arch.spec import (
-    INNER_NORMS,
-    KEYS_AS_VALUES,
-    ROPE_RULES,
-    ROPES_BY_LENGTH,
-    Dimensions,
-    Family,
-    Layout,
-    MixerKind,
-)
+from zeropass.arch.layout import INNER_NORMS, KEYS_AS_VALUES, Layout
+from zeropass.arch.spec import Family
 
 __all__ = ["attention_of", "family_rows", "mlp_of", "norm_of", "notes_of", "positions_of", "type_rows"]
 

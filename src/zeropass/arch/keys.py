@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any
 
-from zeropass.arch.spec import Family, Layout
+from zeropass.arch.layout import Layout
+from zeropass.arch.spec import Family
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import UnknownFamily, in_short
 

@@ -3,19 +3,9 @@
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import (
-    FF_ROLES,
-    INNER_NORMS,
-    KEYS_AS_VALUES,
-    OUTPUT_GATE,
-    PLE_ROLES,
-    PRODUCTS,
-    ROUTER,
-    Dimensions,
-    Stored,
-    base_role,
-    share_of,
-)
+from zeropass.arch.dimensions import Dimensions
+from zeropass.arch.layout import INNER_NORMS, KEYS_AS_VALUES, PRODUCTS, Stored, share_of
+from zeropass.arch.roles import FF_ROLES, OUTPUT_GATE, PLE_ROLES, ROUTER, base_role
 
 __all__ = ["canonical_rows", "canonical_shape", "expected_shape", "is_sized", "row_count", "row_index"]
 

@@ -9,7 +9,8 @@ from dataclasses import replace
 from typing import Any
 
 from zeropass.arch.families.multimodal import ASSUMED, NOT_READ, WRAPPERS
-from zeropass.arch.spec import Layout, Stored, Wrapper
+from zeropass.arch.layout import Layout, Stored
+from zeropass.arch.spec import Wrapper
 from zeropass.checkpoints.model_files import ModelFiles
 from zeropass.errors import BadModel, UnknownFamily
 

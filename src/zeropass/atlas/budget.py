@@ -36,7 +36,7 @@ from operator import or_
 
 import torch
 
-from zeropass.arch.spec import MAP_ROLES
+from zeropass.arch.roles import MAP_ROLES
 from zeropass.atlas.jobs import COLUMNS, JUDGED, Runner, needed_roles
 from zeropass.atlas.plan import list_frames, vector_roles
 from zeropass.atlas.schema import Job

@@ -16,20 +16,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import (
-    ALL_FRAMES,
-    FF_ROLES,
-    LAYER_ROLES,
-    LENS_FRAMES,
-    LENS_MAPS,
-    OUTSIDE,
-    RELATIVE,
-    Mlps,
-    Side,
-    lens_map,
-    site_of,
-    space_of,
-)
+from zeropass.arch.dimensions import Mlps
+from zeropass.arch.frame_names import ALL_FRAMES, LENS_FRAMES, LENS_MAPS, RELATIVE, lens_map, space_of
+from zeropass.arch.roles import FF_ROLES, LAYER_ROLES, OUTSIDE, Side, site_of
 from zeropass.atlas.schema import (
     COHERENCE,
     LENS,

@@ -9,20 +9,8 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import (
-    ALL_FRAMES,
-    FIRST,
-    HEAD_ROLES,
-    LAYER_ROLES,
-    LENS_FRAMES,
-    MAP_ROLES,
-    RELATIVE,
-    base_role,
-    judge_space,
-    sides_of,
-    site_of,
-    space_of,
-)
+from zeropass.arch.frame_names import ALL_FRAMES, FIRST, LENS_FRAMES, RELATIVE, judge_space, space_of
+from zeropass.arch.roles import HEAD_ROLES, LAYER_ROLES, MAP_ROLES, base_role, sides_of, site_of
 from zeropass.atlas.plan import ListKey, list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, factor_file, file_name, vector_file
 from zeropass.atlas.tables import (

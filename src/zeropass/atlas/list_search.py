@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.arch.spec import OUTSIDE, Side, check_count
+from zeropass.arch.frame_names import check_count
+from zeropass.arch.roles import OUTSIDE, Side
 from zeropass.atlas.folder import Files, Floats, Run
 from zeropass.atlas.index_search import Entries, best_sums
 from zeropass.atlas.query import token_of, weights_of, with_similar, words_of

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from zeropass.arch.spec import MAP_ROLES, OUTSIDE, RELATIVE, site_of
+from zeropass.arch.frame_names import RELATIVE
+from zeropass.arch.roles import MAP_ROLES, OUTSIDE, site_of
 from zeropass.atlas.folder import Run
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, lists_file, of_address

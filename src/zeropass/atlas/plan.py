@@ -9,16 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from zeropass._io.atomic import claim_folder
-from zeropass.arch.spec import (
-    ALL_FRAMES,
-    LENS_FRAMES,
-    MAP_ROLES,
-    OUTSIDE,
-    default_frames,
-    sides_of,
-    site_of,
-    with_lens,
-)
+from zeropass.arch.frame_names import ALL_FRAMES, LENS_FRAMES, default_frames, with_lens
+from zeropass.arch.roles import MAP_ROLES, OUTSIDE, sides_of, site_of
 from zeropass.atlas.schema import (
     FOLDERS,
     MANIFEST,

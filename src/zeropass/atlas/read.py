@@ -10,18 +10,8 @@ from typing import Any
 import duckdb
 import numpy as np
 
-from zeropass.arch.spec import (
-    FF_ROLES,
-    FIRST,
-    MAP_ROLES,
-    OUTSIDE,
-    Frame,
-    MapRole,
-    base_role,
-    check_count,
-    check_frame,
-    judge_space,
-)
+from zeropass.arch.frame_names import FIRST, Frame, check_count, check_frame, judge_space
+from zeropass.arch.roles import FF_ROLES, MAP_ROLES, OUTSIDE, MapRole, base_role
 from zeropass.atlas.folder import Finder, Run
 from zeropass.atlas.list_search import Searchable
 from zeropass.atlas.schema import (

@@ -27,7 +27,9 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 from zeropass._io.atomic import atomic_write
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import FF_ROLES, OUTPUT_GATE, OUTSIDE, Dimensions, Mlps, base_role, check_frame
+from zeropass.arch.dimensions import Dimensions, Mlps
+from zeropass.arch.frame_names import check_frame
+from zeropass.arch.roles import FF_ROLES, OUTPUT_GATE, OUTSIDE, base_role
 from zeropass.errors import BadAtlas, BadOption
 from zeropass.model.address import Address, canonical_role
 from zeropass.tokens.shown import VIEWS, View

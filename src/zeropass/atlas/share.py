@@ -16,7 +16,8 @@ from safetensors import SafetensorError, safe_open
 
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import ALL_FRAMES, LENS_FACTS, LENS_MAPS, MAP_ROLES, SELF_MAPS, Side, judge_space, space_of
+from zeropass.arch.frame_names import ALL_FRAMES, LENS_FACTS, LENS_MAPS, judge_space, space_of
+from zeropass.arch.roles import MAP_ROLES, SELF_MAPS, Side
 from zeropass.atlas.card import UNKNOWN, card, is_edited
 from zeropass.atlas.read import Atlas, open_atlas
 from zeropass.atlas.schema import (

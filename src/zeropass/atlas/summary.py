@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
-from zeropass.arch.spec import HEAD_ROLES, SELF_MAPS, base_role, site_of
+from zeropass.arch.roles import HEAD_ROLES, SELF_MAPS, base_role, site_of
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import PARAMETERS, group_size
 from zeropass.errors import BadAddress, BadOption

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Side
+from zeropass.arch.roles import Side
 from zeropass.atlas.schema import atlas_file
 from zeropass.errors import BadAtlas
 from zeropass.model.address import Address

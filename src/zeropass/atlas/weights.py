@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Frame
+from zeropass.arch.frame_names import Frame
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import LENS, safe_name
 from zeropass.errors import BadOption

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from zeropass._io.atomic import key_of
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.spec import BY_TOKEN, side_of
+from zeropass.arch.roles import BY_TOKEN, side_of
 from zeropass.diff.against_results import (
     Against,
     ChangeFacts,

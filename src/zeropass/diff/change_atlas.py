@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.spec import LAYER_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
+from zeropass.arch.roles import LAYER_ROLES, MAP_ROLES, OUTSIDE, ROUTER, side_of, sides_of, site_of
 from zeropass.atlas.build import carry_out, kept_tokens
 from zeropass.atlas.jobs import OnScores, Runner, Scored, needed_roles
 from zeropass.atlas.plan import identity, plan_jobs, prepare, resolve, vector_roles

@@ -18,7 +18,8 @@ from zlib import crc32
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import norm_of, side_of, space_of
+from zeropass.arch.frame_names import space_of
+from zeropass.arch.roles import norm_of, side_of
 from zeropass.diff.changes import Change
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.vectors import reads_at

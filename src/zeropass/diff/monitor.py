@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.spec import reads_memory, side_of, site_of
+from zeropass.arch.roles import reads_memory, side_of, site_of
 from zeropass.diff.changes import Comparison, leading
 from zeropass.diff.effects import drawn
 from zeropass.diff.passages import Passage, Passages

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import side_of
+from zeropass.arch.roles import side_of
 from zeropass.diff.changes import Change, Comparison
 from zeropass.diff.effects import Effects
 from zeropass.diff.findings import Place, Standout

@@ -14,14 +14,8 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.spec import (
-    FF_ROLES,
-    HEAD_ROLES,
-    OUTPUT_GATE,
-    Dimensions,
-    base_role,
-    site_of,
-)
+from zeropass.arch.dimensions import Dimensions
+from zeropass.arch.roles import FF_ROLES, HEAD_ROLES, OUTPUT_GATE, base_role, site_of
 from zeropass.diff.changes import Change, Comparison, leading
 from zeropass.diff.effects import Effects, drawn, word_mask
 from zeropass.diff.findings import Standout

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import side_of
+from zeropass.arch.roles import side_of
 from zeropass.checkpoints.adapter_changes import Change as AdapterChange
 from zeropass.checkpoints.adapter_changes import LowRank, OfExperts
 from zeropass.diff.changes import Change, Comparison

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.arch.config import full_name
-from zeropass.arch.spec import BY_TOKEN, PRODUCTS, expand, role_of
+from zeropass.arch.layout import PRODUCTS, expand, full_name, role_of
+from zeropass.arch.roles import BY_TOKEN
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import FLOATS, TensorSource
 from zeropass.diff.changes import Comparison

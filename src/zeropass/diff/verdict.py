@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from zeropass.arch.spec import CLASSIFIERS, side_of
+from zeropass.arch.roles import CLASSIFIERS, side_of
 from zeropass.checkpoints.base import FLOATS
 from zeropass.diff.findings import LEAD, MARGIN, Finding, Standout, unjudged
 from zeropass.diff.results import LEVEL, Diff, MatrixChange, Relation, TensorChange

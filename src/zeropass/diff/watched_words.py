@@ -15,7 +15,7 @@ from statistics import NormalDist
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import side_of
+from zeropass.arch.roles import side_of
 from zeropass.diff.results import LEVEL, Watched, WatchedWord
 from zeropass.diff.tensor_rows import BLOCK
 from zeropass.diff.watch_list import Word

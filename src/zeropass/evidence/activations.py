@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import READ_ROLES, Site
+from zeropass.arch.roles import READ_ROLES, Site
 from zeropass.errors import BadOption
 from zeropass.model.running import Running
 from zeropass.model.texts import special_tokens, windows

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import USUAL_OFFSET
+from zeropass.arch.frame_names import USUAL_OFFSET
 from zeropass.evidence.activations import Activations, Attention, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.list_types import base

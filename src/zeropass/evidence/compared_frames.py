@@ -6,7 +6,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import LENS_FRAMES, Side, side_of, site_of
+from zeropass.arch.frame_names import LENS_FRAMES
+from zeropass.arch.roles import Side, side_of, site_of
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
 from zeropass.numerics.projection import pseudo_inverse

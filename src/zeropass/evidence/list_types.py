@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from zeropass.arch.spec import USUAL_OFFSET
+from zeropass.arch.frame_names import USUAL_OFFSET
 
 if TYPE_CHECKING:
     from zeropass.evidence.results import Evidence, Result

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import site_of
+from zeropass.arch.roles import site_of
 from zeropass.evidence.activations import Activations, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import among, partner, rotation, summarised

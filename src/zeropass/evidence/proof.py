@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.config import full_name
-from zeropass.arch.spec import names_of, shares_of
+from zeropass.arch.layout import full_name, names_of, shares_of
 from zeropass.checkpoints.kept_proofs import keep_proof
 from zeropass.errors import BadOption, CannotRun
 from zeropass.evidence.judge import open_judge

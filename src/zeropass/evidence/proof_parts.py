@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import Site
+from zeropass.arch.roles import Site
 from zeropass.errors import BadOption
 from zeropass.evidence.judge import Pass
 from zeropass.model.blocks import Block, Cache, Recorder, final_logits, model_input, token_rows

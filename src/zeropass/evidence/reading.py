@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import site_of
+from zeropass.arch.roles import site_of
 from zeropass.evidence.activations import Activations, Settings, Tally
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import correlation, overlap, partner, ranks, rotation, summarised

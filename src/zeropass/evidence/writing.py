@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from zeropass._io.progress import Progress
-from zeropass.arch.spec import RELATIVE, Site, site_of
+from zeropass.arch.frame_names import RELATIVE
+from zeropass.arch.roles import Site, site_of
 from zeropass.evidence.activations import Activations, Settings
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.evidence.resampling import among, partner, rotation, spearman, summarised

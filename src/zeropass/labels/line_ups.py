@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zeropass.arch.spec import PROJECTION_ROLES
+from zeropass.arch.roles import PROJECTION_ROLES
 from zeropass.atlas.read import Atlas
 from zeropass.atlas.schema import head_count, head_width
 from zeropass.labels.results import Listed, ids_of

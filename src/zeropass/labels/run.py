@@ -10,7 +10,7 @@ import numpy as np
 
 from zeropass._io.atomic import key_of
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.spec import Frame, check_count
+from zeropass.arch.frame_names import Frame, check_count
 from zeropass.atlas.read import Atlas
 from zeropass.errors import BadOption
 from zeropass.labels.label_files import LabelFolder, label_folder, stored_labels

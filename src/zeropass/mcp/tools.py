@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import zeropass as zp
 from zeropass._io.progress import Progress, silent
-from zeropass.arch.spec import Frame, Side
+from zeropass.arch.frame_names import Frame
+from zeropass.arch.roles import Side
 from zeropass.atlas.neighbours import neighbours_of
 from zeropass.atlas.query import weights_of, words_of
 from zeropass.atlas.read import Atlas

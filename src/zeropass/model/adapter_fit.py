@@ -13,8 +13,9 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
+from zeropass.arch.layout import Layout
+from zeropass.arch.roles import BY_TOKEN, side_of
 from zeropass.arch.rows import expected_shape
-from zeropass.arch.spec import BY_TOKEN, Layout, side_of
 from zeropass.checkpoints.adapter_changes import Added, Change, Computed, LowRank, OfExperts, Rows, Scaled
 from zeropass.checkpoints.adapter_methods import Adapter, StackedFactors
 from zeropass.errors import BadModel, BadWeights, MissingExtra, in_short

@@ -7,9 +7,11 @@ from functools import cached_property
 
 from torch import Tensor
 
+from zeropass.arch.dimensions import Dimensions
 from zeropass.arch.families import FAMILIES
+from zeropass.arch.layout import KEYS_AS_VALUES, Layout, Stored, names_of, share_of
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import KEYS_AS_VALUES, Dimensions, Family, Layout, Stored, names_of, share_of
+from zeropass.arch.spec import Family
 
 __all__ = ["Meaning", "Names"]
 

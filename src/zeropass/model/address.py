@@ -23,7 +23,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from zeropass.arch.spec import PROJECTION_ROLES, ROUTER, base_role
+from zeropass.arch.roles import PROJECTION_ROLES, ROUTER, base_role
 from zeropass.errors import BadAddress
 
 __all__ = ["FEATURE", "Address", "canonical_role", "feature_roles", "parse", "part_of_layer", "with_roles"]

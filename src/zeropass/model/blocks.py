@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import OUTPUT_GATE, PRODUCTS, ROUTER, Dimensions, Site
+from zeropass.arch.dimensions import Dimensions
+from zeropass.arch.layout import PRODUCTS
+from zeropass.arch.roles import OUTPUT_GATE, ROUTER, Site
 from zeropass.errors import BadModel, BadOption, CannotRun
 from zeropass.model.mixers import MixerState, mixed, mixed_with_slopes, repeated
 from zeropass.model.model import Model

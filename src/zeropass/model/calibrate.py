@@ -20,7 +20,7 @@ from torch import Tensor
 
 from zeropass._io.atomic import claim_folder, key_of
 from zeropass._io.progress import Progress, callback, shows_progress
-from zeropass.arch.spec import INNER_NORMS
+from zeropass.arch.layout import INNER_NORMS
 from zeropass.errors import BadLens, BadOption, CannotRun
 from zeropass.model.blocks import Block, embedded, require_forward
 from zeropass.model.frames import Frames

@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import OUTSIDE, Side, default_frames
+from zeropass.arch.frame_names import default_frames
+from zeropass.arch.roles import OUTSIDE, Side
 from zeropass.checkpoints.dictionary_files import DictionaryFile, FeatureVectors, Hook, read_dictionaries
 from zeropass.checkpoints.hub import fetch_dictionary, is_lens_id
 from zeropass.errors import BadAddress, BadDictionary

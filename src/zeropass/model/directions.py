@@ -6,7 +6,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import OUTSIDE, ROUTER, Side, default_frames, norm_of, side_of, site_of
+from zeropass.arch.frame_names import default_frames
+from zeropass.arch.roles import OUTSIDE, ROUTER, Side, norm_of, side_of, site_of
 from zeropass.checkpoints.vector_files import read_vectors
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.model import Model

@@ -13,23 +13,18 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import (
-    ALL_FRAMES,
-    LENS_FRAMES,
+from zeropass.arch.frame_names import ALL_FRAMES, LENS_FRAMES, RELATIVE, USUAL_OFFSET, lens_map, space_of
+from zeropass.arch.roles import (
     MEMORY,
     OUTSIDE,
-    RELATIVE,
-    USUAL_OFFSET,
     Side,
     Site,
     base_role,
-    lens_map,
     norm_of,
     reads_memory,
     side_of,
     sides_of,
     site_of,
-    space_of,
 )
 from zeropass.errors import BadOption
 from zeropass.model.address import canonical_role

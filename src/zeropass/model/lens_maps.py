@@ -22,7 +22,8 @@ from zeropass._io.atomic import atomic_write, make_folder, write_json
 from zeropass._io.parse import load_json
 from zeropass._io.short_repr import ShortRepr
 from zeropass._io.typed_json import from_json
-from zeropass.arch.spec import LENS_FACTS, LENS_FRAMES, LENS_MAPS, RELATIVE, Site, lens_map
+from zeropass.arch.frame_names import LENS_FACTS, LENS_FRAMES, LENS_MAPS, RELATIVE, lens_map
+from zeropass.arch.roles import Site
 from zeropass.checkpoints.base import TensorSource
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.checkpoints.hub import fetch_lens, is_lens_id

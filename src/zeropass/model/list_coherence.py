@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import FIRST, LAYER_ROLES, Side, judge_space, space_of
+from zeropass.arch.frame_names import FIRST, judge_space, space_of
+from zeropass.arch.roles import LAYER_ROLES, Side
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.coherence import coherence, percentile, random_sums, stronger_pole

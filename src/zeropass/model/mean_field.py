@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import MIXER_INPUTS, OUTPUT_GATE, PRODUCTS, Site
+from zeropass.arch.layout import MIXER_INPUTS, PRODUCTS
+from zeropass.arch.roles import OUTPUT_GATE, Site
 from zeropass.model.blocks import Block
 from zeropass.model.model import Model
 

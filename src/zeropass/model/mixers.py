@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from zeropass.arch.spec import Mixer, MixerKind
+from zeropass.arch.dimensions import Mixer, MixerKind
 from zeropass.errors import BadWeights
 from zeropass.model.model import Model
 

@@ -20,27 +20,16 @@ from torch import Tensor
 from zeropass._io.atomic import key_of
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.checks import check, chosen, oriented, records, refuse_quantised
-from zeropass.arch.config import Names, dimensions, full_name, of_stack, prefix_of
+from zeropass.arch.config import dimensions, of_stack
+from zeropass.arch.dimensions import Dimensions
 from zeropass.arch.embeddings import settle
 from zeropass.arch.families import FAMILIES
 from zeropass.arch.family_table import attention_of, mlp_of, norm_of, notes_of, positions_of
 from zeropass.arch.keys import check_keys
+from zeropass.arch.layout import PRODUCTS, Layout, Names, Stored, expand, full_name, names_of, prefix_of, shares_of
+from zeropass.arch.roles import ROUTER, Side, base_role, site_of
 from zeropass.arch.rows import canonical_rows, row_index
-from zeropass.arch.spec import (
-    PRODUCTS,
-    ROUTER,
-    Dimensions,
-    Family,
-    Layout,
-    Side,
-    Stored,
-    Wrapper,
-    base_role,
-    expand,
-    names_of,
-    shares_of,
-    site_of,
-)
+from zeropass.arch.spec import Family, Wrapper
 from zeropass.arch.wrappers import layouts_in, text_files, towers, wrapper_files, wrapper_notes, wrapper_of
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.checkpoints.demo import DEMOS

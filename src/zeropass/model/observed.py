@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import BY_TOKEN, shares_of
+from zeropass.arch.layout import shares_of
+from zeropass.arch.roles import BY_TOKEN
 from zeropass.model.model import Model
 
 __all__ = ["Observed", "Reading", "observed"]

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import ROPE_RULES, Rope
+from zeropass.arch.dimensions import ROPE_RULES, Rope
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.numerics.projection import apply_norm, sinusoids

@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import Site
+from zeropass.arch.roles import Site
 from zeropass.model.blocks import Block, Cache, caches, embedded, final_logits, require_forward
 from zeropass.model.model import Model
 

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import Side, space_of
+from zeropass.arch.frame_names import space_of
+from zeropass.arch.roles import Side
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
 from zeropass.model.lens_maps import LensMaps

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import (
+from zeropass.arch.frame_names import default_frames
+from zeropass.arch.roles import (
     CLASSIFIERS,
     FF_ROLES,
     HEAD_ROLES,
@@ -21,7 +22,6 @@ from zeropass.arch.spec import (
     Side,
     Site,
     base_role,
-    default_frames,
     norm_of,
     reads_memory,
     side_of,

@@ -13,7 +13,7 @@ from statistics import NormalDist
 from typing import Any
 
 from zeropass._io.short_repr import ShortRepr, one_line
-from zeropass.arch.spec import ALL_FRAMES
+from zeropass.arch.frame_names import ALL_FRAMES
 from zeropass.records import latex
 from zeropass.records.numbers import coefficient, plain
 from zeropass.records.panels import AsFigure, AsFigures, Bars, Entry, HeatMap, Panel, token_label

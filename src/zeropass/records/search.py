@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import Frame
+from zeropass.arch.frame_names import Frame
 from zeropass.errors import in_short
 from zeropass.model.address import Address, parse
 from zeropass.records.numbers import plain

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from zeropass._io.short_repr import one_line
-from zeropass.arch.spec import Frame
+from zeropass.arch.frame_names import Frame
 from zeropass.errors import BadOption
 from zeropass.records.panels import AsFigures, Panel
 from zeropass.records.parameters import Records

@@ -18,7 +18,8 @@ from typing import Any
 from zeropass._io.atomic import make_folder, write_json
 from zeropass._io.parse import holding, load_json
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import ALL_FRAMES, FRAMES, LENS_FRAMES, MAP_ROLES, READ_ROLES, WRITE_ROLES
+from zeropass.arch.frame_names import ALL_FRAMES, FRAMES, LENS_FRAMES
+from zeropass.arch.roles import MAP_ROLES, READ_ROLES, WRITE_ROLES
 from zeropass.checkpoints.demo import cache_folder
 from zeropass.errors import BadOption
 from zeropass.records.numbers import coefficient

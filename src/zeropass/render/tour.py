@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.rule import Rule
 from rich.text import Text
 
-from zeropass.arch.spec import RELATIVE, judge_space
+from zeropass.arch.frame_names import RELATIVE, judge_space
 from zeropass.atlas.schema import head_count, layers_with
 from zeropass.errors import BadOption, UnknownWord
 from zeropass.model.address import Address
@@ -22,7 +22,8 @@ from zeropass.render.terminal import heading, render, render_find
 from zeropass.tokens.shown import shown_text
 
 if TYPE_CHECKING:
-    from zeropass.arch.spec import Frame, MapRole
+    from zeropass.arch.frame_names import Frame
+    from zeropass.arch.roles import MapRole
     from zeropass.atlas.read import Atlas
 
 __all__ = ["print_tour"]

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from zeropass.arch.layout import Layout
 from zeropass.arch.rows import row_index
-from zeropass.arch.spec import Family, Layout
+from zeropass.arch.spec import Family
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.adapted import Adapted
 from zeropass.model.loading import loaded, transformers

@@ -24,7 +24,7 @@ from torch import Tensor
 from zeropass._io.progress import Progress, silent
 from zeropass.align.layers import assigned, likeness
 from zeropass.align.pair import Pair, neuron_views, pair_of
-from zeropass.arch.spec import side_of, site_of
+from zeropass.arch.roles import side_of, site_of
 from zeropass.errors import BadOption
 from zeropass.model.model import Model
 from zeropass.model.translation import Bridge, Translation

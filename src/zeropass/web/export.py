@@ -20,7 +20,7 @@ import zeropass
 from zeropass._io.atomic import atomic_write, key_of, make_folder
 from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.spec import HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
+from zeropass.arch.roles import HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
 from zeropass.records.overviews import LayerRecord

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 import zeropass
-from zeropass.arch.spec import base_role
+from zeropass.arch.roles import base_role
 from zeropass.errors import BadAddress
 from zeropass.records.numbers import plain
 from zeropass.records.parameters import Token

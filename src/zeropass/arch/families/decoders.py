@@ -6,7 +6,7 @@ from zeropass.arch.families.dense import GRANITE
 from zeropass.arch.families.experts import GPT_OSS, GRANITEMOE, GRANITEMOE_SHARED
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import CONFIG, HF_LAYOUT, LAYER, NORMS_BEHIND, PAIRED, WINDOWS
-from zeropass.arch.spec import Stored
+from zeropass.arch.layout import Stored
 
 BITNET = replace(
     LLAMA,

@@ -42,7 +42,7 @@ from zeropass.arch.families.parts import (
     WINDOWS,
     gguf,
 )
-from zeropass.arch.spec import Stored, fused_qkv, weight_and_bias
+from zeropass.arch.layout import Stored, fused_qkv, weight_and_bias
 
 _UP_DOWN = {
     **weight_and_bias("key", LAYER + "mlp.up_proj"),

@@ -5,7 +5,8 @@ from dataclasses import replace
 
 from zeropass.arch.families.bert import BERT, ROBERTA
 from zeropass.arch.families.parts import BLK, LAYER_NORM_KEYS, LINEAR_BIASES, gguf
-from zeropass.arch.spec import Family, Layout, Stored, fused_qkv, modules, weight_and_bias
+from zeropass.arch.layout import Layout, Stored, fused_qkv, modules, weight_and_bias
+from zeropass.arch.spec import Family
 
 _BERT_HF, _ROBERTA_HF = BERT.layouts[0], ROBERTA.layouts[0]
 _WORDS = {name: _BERT_HF.tensors[name] for name in ("embedding", "types")}

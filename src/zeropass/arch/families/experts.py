@@ -27,7 +27,7 @@ from zeropass.arch.families.parts import (
     SHIFTED_NORMS,
     WINDOWS,
 )
-from zeropass.arch.spec import Stored, weight_and_bias
+from zeropass.arch.layout import Stored, weight_and_bias
 
 
 def gated(stem: str, gate: str = "gate_proj", up: str = "up_proj", value: str = "down_proj") -> dict[str, Stored]:

@@ -16,7 +16,7 @@ from zeropass.arch.families.parts import (
     gguf,
     renamed,
 )
-from zeropass.arch.spec import KEYS_AS_VALUES, Stored
+from zeropass.arch.layout import KEYS_AS_VALUES, Stored
 
 _KEYS, _KEY_NORM = PLAIN_ATTENTION["k"], QK_NORMS["k_norm"]
 _ATTENTION = {

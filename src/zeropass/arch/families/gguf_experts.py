@@ -35,7 +35,8 @@ from zeropass.arch.families.parts import (
     gguf,
 )
 from zeropass.arch.families.sigmoid_experts import AFMOE, EXAONE_MOE, LLAMA4, LLAMA4_BARE
-from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
+from zeropass.arch.layout import Layout, Stored, weight_and_bias
+from zeropass.arch.spec import Family
 
 _GATED = {role: GGUF_TENSORS[role] for role in ("gate", "up", "value")}
 _ROUTER = {"router": Stored(BLK + "ffn_gate_inp.weight")}

@@ -27,7 +27,9 @@ from zeropass.arch.families.parts import (
     gguf,
     renamed,
 )
-from zeropass.arch.spec import Family, Layout, Site, Stored
+from zeropass.arch.layout import Layout, Stored
+from zeropass.arch.roles import Site
+from zeropass.arch.spec import Family
 
 _SSM = BLK + "ssm_"
 _NAMES = {

@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from zeropass.arch.families.parts import gguf
 from zeropass.arch.families.seq2seq import T5_ENCODER, T5_GATED_ENCODER
-from zeropass.arch.spec import Family, Stored
+from zeropass.arch.layout import Stored
+from zeropass.arch.spec import Family
 
 _ENC = "enc.blk.{layer}."
 _TENSORS = {

@@ -15,7 +15,9 @@ from zeropass.arch.families.parts import (
     SIZES,
     gguf,
 )
-from zeropass.arch.spec import Family, Layout, Side, Stored, fused_qkv, modules, weight_and_bias
+from zeropass.arch.layout import Layout, Stored, fused_qkv, modules, weight_and_bias
+from zeropass.arch.roles import Side
+from zeropass.arch.spec import Family
 
 _CLASSIFIER: Mapping[str, tuple[Stored, Side]] = {"classifier": (Stored("^score.weight"), "read")}
 _H = "h.{layer}."

@@ -31,7 +31,8 @@ from zeropass.arch.families.parts import (
     QK_NORMS,
     ROTARY_SHARE,
 )
-from zeropass.arch.spec import Site, Stored
+from zeropass.arch.layout import Stored
+from zeropass.arch.roles import Site
 
 
 def _of(site: Site, tensors: Mapping[str, Stored]) -> dict[str, Stored]:

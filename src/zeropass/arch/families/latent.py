@@ -6,7 +6,8 @@ from dataclasses import replace
 from zeropass.arch.families.experts import CORRECTED, SIGMOID_CONFIG, STACKED_EXPERTS, routed
 from zeropass.arch.families.llama import LLAMA
 from zeropass.arch.families.parts import ATTENTION, CONFIG, GROWTH, HF_LAYOUT, LAYER, MLP, NORMS, OUTER, ROTARY_SHARE
-from zeropass.arch.spec import Family, Stored
+from zeropass.arch.layout import Stored
+from zeropass.arch.spec import Family
 
 _SELF = LAYER + "self_attn"
 _CONFIG = {

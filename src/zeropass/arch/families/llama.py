@@ -28,7 +28,8 @@ from zeropass.arch.families.parts import (
     WINDOWS,
     gguf,
 )
-from zeropass.arch.spec import Family, Stored
+from zeropass.arch.layout import Stored
+from zeropass.arch.spec import Family
 
 LLAMA = Family(
     name="llama",

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from zeropass.arch.spec import Layout, Stored, weight_and_bias
+from zeropass.arch.layout import Layout, Stored, weight_and_bias
 
 LAYER = "layers.{layer}."
 BLK = "blk.{layer}."

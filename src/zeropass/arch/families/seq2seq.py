@@ -4,7 +4,8 @@ from dataclasses import replace
 from typing import Literal
 
 from zeropass.arch.families.encoders import GLOBAL_TOKENS
-from zeropass.arch.spec import Family, Layout, Stored, weight_and_bias
+from zeropass.arch.layout import Layout, Stored, weight_and_bias
+from zeropass.arch.spec import Family
 
 
 def _attention(stem: str, cross: str = "") -> dict[str, Stored]:

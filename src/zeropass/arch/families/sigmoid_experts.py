@@ -17,7 +17,7 @@ from zeropass.arch.families.parts import (
     QK_NORMS,
     WINDOWS,
 )
-from zeropass.arch.spec import Stored
+from zeropass.arch.layout import Stored
 
 _DOTS1_HF, _GLM_HF = DOTS1.layouts[0], GLM4_MOE.layouts[0]
 _EXPERTS = {name: stored for name, stored in _DOTS1_HF.tensors.items() if ".mlp." in stored.name}

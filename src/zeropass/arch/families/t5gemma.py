@@ -4,7 +4,8 @@ from dataclasses import replace
 
 from zeropass.arch.families.llama import GEMMA2, GEMMA3_BOTH_WAYS
 from zeropass.arch.families.parts import ATTENTION, MLP
-from zeropass.arch.spec import Family, Layout, Stored
+from zeropass.arch.layout import Layout, Stored
+from zeropass.arch.spec import Family
 
 _GEMMA2_HF = GEMMA2.layouts[0]
 _NORMS = {"attn": "self_attn", "cross": "cross_attn", "ff": "feedforward"}

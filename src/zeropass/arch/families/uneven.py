@@ -16,7 +16,7 @@ from zeropass.arch.families.parts import (
     QKV_BIASES,
     WINDOWS,
 )
-from zeropass.arch.spec import Stored
+from zeropass.arch.layout import Stored
 
 _OF_SIGMOID = ("neurons", "dense_neurons", "experts_used")
 _CONFIG: Mapping[str, tuple[str, ...]] = {

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from zeropass.arch.spec import ALL_FRAMES, MAP_ROLES, OUTSIDE
+from zeropass.arch.frame_names import ALL_FRAMES
+from zeropass.arch.roles import MAP_ROLES, OUTSIDE
 from zeropass.atlas import summary
 from zeropass.errors import BadAddress, BadOption
 from zeropass.model.address import parse

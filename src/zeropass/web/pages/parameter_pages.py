@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 import zeropass as zp
-from zeropass.arch.spec import MAP_ROLES, USUAL_OFFSET, base_role
+from zeropass.arch.frame_names import USUAL_OFFSET
+from zeropass.arch.roles import MAP_ROLES, base_role
 from zeropass.atlas import distributions, neighbours, summary
 from zeropass.atlas.schema import group_size, head_count, head_width
 from zeropass.errors import BadAddress, BadOption
