@@ -20,7 +20,9 @@ from safetensors.torch import load_file, save_file
 import small
 import zeropass as zp
 from commands import ENVIRONMENT, Run, shell
+from zeropass.atlas import summary
 from zeropass.cli.commands import COMMANDS, loaded
+from zeropass.render.terminal import show_records
 from zeropass.render.tour import print_tour
 
 CONTROLS = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
@@ -235,6 +237,12 @@ def mistakes() -> list[tuple[str, str]]:
         ("explain M L0.attn.9", "0 to 3"),
         ("explain M L0.attn.1.v.8", "0 to 7"),
         ("explain M L0.ff.1.key", "gate, up, value"),
+        ("show A L9", "layers 0 to 2"),
+        ("show A L9.attn", "layers 0 to 2"),
+        ("show M L1", "which an atlas shows"),
+        ("show A L1 L1.ff.2", "which is shown alone"),
+        ("show A", "An address is needed"),
+        ("show SmolLM2-135M L1.ff.2", "did you mean smollm2-135m?"),
         ("find A Babade", "split as"),
         ("find A", "at least one word"),
         ("find A babade --layers x", "--layers"),
@@ -435,6 +443,41 @@ def test_show_and_explain_both_read_atlases_and_models(llama: small.Built, run: 
         code, out, err = run("show", llama.atlas.path, "L1.attn.2.qk", *option)
         assert (code, out) == (2, "")
         assert f"{option[0]} needs the weights, and {llama.atlas.path} is an atlas" in err.replace("\n", " ")
+
+
+def test_several_addresses_are_shown_after_one_another_or_beside_each_other(run: Run, llama: small.Built) -> None:
+    atlas = llama.atlas.path
+    code, out, _ = run("show", atlas, "l1.FF.3.gate", "L0.attn.1")
+    assert code == 0
+    assert out.index("L1.ff.3 gate") < out.index("L0.attn.1 qk")
+    assert out.count("are hidden") <= 1
+    each = [run.json("show", atlas, address) for address in ("L1.ff.3.gate", "L0.attn.1")]
+    assert run.json("show", atlas, "l1.FF.3.gate", "L0.attn.1") == each[0] + each[1]
+    records = [llama.atlas.explain(address) for address in ("L1.ff.3", "L1.ff.4")]
+    for width, beside in ((60, False), (130, True)):
+        console = Console(width=width, record=True, force_terminal=True, file=open(os.devnull, "w"))  # noqa: PTH123, SIM115
+        with console.file:
+            show_records(console, records, 3)
+        first = console.export_text().splitlines()[0]
+        assert ("L1.ff.3" in first, "L1.ff.4" in first) == (True, beside)
+
+
+def test_an_atlas_shows_a_layer(run: Run, llama: small.Built) -> None:
+    atlas = llama.atlas.path
+    code, out, _ = run("show", atlas, "l1", "-k", 3)
+    assert code == 0
+    assert "most telling neurons of layer 1, 3 of" in out
+    assert [line.split()[0] for line in out.splitlines() if "L1.attn." in line] == [
+        f"L1.attn.{head}" for head in range(llama.lens.model.dims.heads)
+    ]
+    neurons, heads = (run("show", atlas, f"L1.{part}")[1] for part in ("ff", "attn"))
+    assert ("heads of" in neurons, "neurons" in heads) == (False, False)
+    value = run.json("show", atlas, "L1", "-k", 2)
+    telling = [row["address"] for row in value["neurons"]["rows"]]
+    assert telling == [row.address for row in summary.telling(llama.atlas, 1, count=2).rows]
+    assert {record["address"] for record in value["heads"]} == {
+        f"L1.attn.{n}" for n in range(llama.lens.model.dims.heads)
+    }
 
 
 def test_version_and_help_have_several_spellings() -> None:

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zeropass.errors import BadAddress
-from zeropass.model.address import Address, canonical_role, parse, with_roles
+from zeropass.model.address import Address, canonical_role, parse, part_of_layer, with_roles
 
 NUMBERS = st.integers(0, 10**9 - 1)
 GATED = ("gate", "up", "value")
@@ -58,6 +58,16 @@ def test_surrounding_space_is_ignored() -> None:
     assert parse("  L1.ff.2\n") == parse("L1.ff.2")
 
 
+@pytest.mark.parametrize("text", ["L1.ff.2.gate", "L1.attn.2.vo", *LONE, *OUTSIDE])
+def test_case_is_ignored(text: str) -> None:
+    assert parse(text.lower()) == parse(text.upper()) == parse(text)
+
+
+def test_a_layer_or_a_part_of_it_is_no_address() -> None:
+    assert [part_of_layer(text) for text in ("L3", " l3.FF ", "L3.attn")] == [(3, ""), (3, "ff"), (3, "attn")]
+    assert [part_of_layer(text) for text in ("L", "L3.", "L3.mixer", "L3.ff.1", "3", "pos.1")] == [None] * 6
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -72,7 +82,6 @@ def test_surrounding_space_is_ignored() -> None:
         "L1.ff.1.qk",
         "L1.ff.1.gate.2",
         "L1.ff.1.5",
-        "l1.ff.1",
         "1.ff.1",
         "L1.attn.0.key",
         "L1.attn.0.q",
