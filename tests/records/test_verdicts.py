@@ -163,7 +163,7 @@ def test_the_basis_is_shown_once_below_the_lists_and_in_every_json(llama: small.
     for records in (lens["L1.ff.2"], atlas["L1.ff.2"], lens["L1.attn.2"]):
         assert {r.evidence.basis for r in records if r.evidence} == {EVERY.basis}
         console = Console(file=io.StringIO(), width=400)
-        show_records(console, records, 5)
+        show_records(console, [records], 5)
         shown = console.file.getvalue()  # type: ignore[attr-defined]
         assert shown.count("made up") == 1
         coherent = f" {COHERENCE_NOTE}" if isinstance(records[0], VectorRecord) else ""
@@ -182,7 +182,7 @@ def test_lists_without_verdicts_say_once_that_nothing_is_known(llama: small.Buil
         assert source["L1.ff.2"].note == f"{known} {COHERENCE_NOTE}"
         assert source["L1.attn.2"].note == known
     console = Console(file=io.StringIO(), width=400)
-    show_records(console, zp.load(name)["L1.ff.2"], 5)
+    show_records(console, [zp.load(name)["L1.ff.2"]], 5)
     assert console.file.getvalue().count("zeropass evidence") == 1  # type: ignore[attr-defined]
     assert zp.open_atlas(llama.atlas.path).find("babade").notes == (zp.load(name)["L1.attn.2"].note,)
     assert not cache.exists()
