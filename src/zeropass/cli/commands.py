@@ -64,6 +64,7 @@ from zeropass.diff.screen_render import render_screening
 from zeropass.diff.verdict import FailOn, failure
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
+from zeropass.heads.render import render_heads
 from zeropass.labels.render import render_labels
 from zeropass.records.verdicts import default_name
 from zeropass.render.terminal import facts_table, render, render_families, render_find, render_proof
@@ -255,6 +256,33 @@ def _print_labels(source: Any, records: Any, as_json: bool) -> None:
     if not as_json and len(labels := zp.kept_labels(source, records)):
         with text_output() as console:
             console.print(render_labels(labels))
+
+
+@app.command()
+def heads(
+    what: Either,
+    layers: Layers = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="TRAIT", help="Heads with the most of a trait first: copying, previous …")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of tokens and of random heads.")] = 0,
+    lens: LensOption = "auto",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Say of every attention head what it does: copies, suppresses, attends to the token before, closes brackets."""
+    if is_atlas(what):
+        refuse_weights_only(what, {"device": device != "cpu", "lens": lens not in ("auto", "none")}, "heads MODEL …")
+        atlas = zp.open_atlas(what)
+        reader = zp.lens_of(atlas, atlas.model.get("command", atlas.model["name"]))
+    else:
+        reader = zp.load(open_named(what, device), lens=lens)
+    with reporting() as report:
+        catalogue = zp.catalogue_heads(reader, layers=parse_layers(layers), seed=seed, progress=report)
+    catalogue = catalogue if sort is None else catalogue.sorted_by(sort)
+    if not print_json(catalogue.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_heads(catalogue))
 
 
 @app.command()
