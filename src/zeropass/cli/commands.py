@@ -65,6 +65,7 @@ from zeropass.diff.verdict import FailOn, failure
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.heads.render import render_heads
+from zeropass.heads.results import check_trait
 from zeropass.labels.render import render_labels
 from zeropass.records.verdicts import default_name
 from zeropass.render.terminal import facts_table, render, render_families, render_find, render_proof
@@ -271,6 +272,7 @@ def heads(
     as_json: Json = False,
 ) -> None:
     """Say of every attention head what it does: copies, suppresses, attends to the token before, closes brackets."""
+    check_trait(sort)
     if is_atlas(what):
         refuse_weights_only(what, {"device": device != "cpu", "lens": lens not in ("auto", "none")}, "heads MODEL …")
         atlas = zp.open_atlas(what)

@@ -5,12 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from zeropass.heads.own_token import entries_z
 from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["Brackets", "brackets"]
 
-KINDS = ("()", "[]", "{}", "“”", "‘’", "«»", "「」", "『』", "（）", "【】", "《》")
+BRACKETS = ("()", "[]", "{}", "“”", "‘’", "«»", "「」", "『』", "（）", "【】", "《》")
 """Brackets and quotes whose two ends differ; each kind counts once, whatever its number of tokens."""
 
 
@@ -30,24 +29,14 @@ class Brackets:
     closing: Tensor
     weights: Tensor
 
-    def z(self, opening: Tensor, closing: Tensor, every: Tensor) -> Tensor:
-        """Return the mean z of the closing token in the row of the opening one, (heads,).
-
-        Args:
-            opening: Left factors of the opening tokens, (heads, n, r).
-            closing: Right factors of the closing ones, (heads, n, r).
-            every: Those of any tokens, (heads, m, r).
-        """
-        return entries_z(opening, closing, every) @ self.weights.to(every)
-
 
 def brackets(vocab: Vocabulary) -> Brackets:
     """Return the brackets and quotes that a vocabulary has as tokens of their own, with or without a space before."""
-    signs: dict[str, list[int]] = {sign: [] for kind in KINDS for sign in kind}
+    signs: dict[str, list[int]] = {sign: [] for kind in BRACKETS for sign in kind}
     for i in vocab.used.nonzero()[0].tolist():
         if (text := vocab.text(i).strip()) in signs:
             signs[text].append(i)
-    kinds = tuple(kind for kind in KINDS if signs[kind[0]] and signs[kind[1]])
+    kinds = tuple(kind for kind in BRACKETS if signs[kind[0]] and signs[kind[1]])
     pairs = [(a, b, kind) for kind in kinds for a in signs[kind[0]] for b in signs[kind[1]]]
     sizes = {kind: len(signs[kind[0]]) * len(signs[kind[1]]) * len(kinds) for kind in kinds}
     return Brackets(

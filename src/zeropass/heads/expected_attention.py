@@ -7,6 +7,7 @@ Each position gets the mean of ``exp`` of its logits over tokens, and a softmax 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +23,7 @@ from zeropass.model.model import Model
 from zeropass.model.positions import adds_positions, longest_text
 from zeropass.model.running import Running
 
-__all__ = ["Expected", "ExpectedAttention", "Texts", "first_keys"]
+__all__ = ["Expected", "ExpectedAttention", "Texts"]
 
 REACH = 64
 """The number of tokens before the query, or on either side of it in a model that sees both."""
@@ -70,12 +71,39 @@ class Texts:
     @cached_property
     def queries(self) -> Tensor:
         """Tokens at the place of the query, by Zipf's law, (`QUERIES`,)."""
-        return random_tokens(self.model, QUERIES, self.seed)
+        return random_tokens(self.model, QUERIES, self.seed).to(self.model.device)
 
     @cached_property
     def keys(self) -> Tensor:
         """Tokens at all other places, (`KEYS`,)."""
-        return random_tokens(self.model, KEYS, self.seed + 1)
+        return random_tokens(self.model, KEYS, self.seed + 1).to(self.model.device)
+
+    @cached_property
+    def first(self) -> Tensor:
+        """Tokens at the first place, (`FIRST`,)."""
+        return random_tokens(self.model, FIRST, self.seed + 2).to(self.model.device)
+
+    @cached_property
+    def first_keys(self) -> Mapping[int, Tensor]:
+        """The keys of the first token by layer, (`FIRST`, key heads, d_h) each.
+
+        It attends to itself alone, so it needs no text to be exact: these tokens pass through the model one by one.
+        There are no such keys in a model that sees both ways, nor where the forward pass is not known.
+        """
+        if not self.model.family.causal:
+            return {}
+        keys: dict[int, Tensor] = {}
+        try:
+            running = Running(self.model)
+
+            def record(name: str, layer: int, values: Tensor) -> None:
+                if name == "rotated.k":
+                    keys[layer] = running.blocks[layer].heads(values, "k")[:, :, 0]
+
+            running.run(self.first[:, None], record)
+        except CannotRun:
+            return {}
+        return keys
 
     @cached_property
     def at(self) -> int:
@@ -88,12 +116,14 @@ class Texts:
     def offsets(self) -> Tensor:
         """The offsets from the keys to the query, rising; those before the first token are left out."""
         causal = self.model.family.causal
-        return torch.arange(0, self.at) if causal else torch.arange(-self.at, self.at + 1)
+        first, stop = (0, self.at) if causal else (-self.at, self.at + 1)
+        return torch.arange(first, stop, device=self.model.device)
 
     @cached_property
     def places(self) -> Tensor:
         """The positions of all keys, that of the query and, in a model that sees both ways, later ones included."""
-        return torch.arange(self.at + 1 if self.model.family.causal else 2 * self.at + 1)
+        count = self.at + 1 if self.model.family.causal else 2 * self.at + 1
+        return torch.arange(count, device=self.model.device)
 
     def rows(self, ids: Tensor, layer: int, places: Tensor) -> Tensor:
         """Return the states of tokens at positions, where these are added, as a layer reads them.
@@ -115,28 +145,6 @@ class Texts:
         return self.frames.as_read(Block(model, 0).alone(x, ids=ids.repeat_interleave(len(places))))
 
 
-def first_keys(model: Model, seed: int = 0) -> dict[int, Tensor]:
-    """Return the keys of the first token of a text by layer, (`FIRST`, key heads, d_h) each, exactly.
-
-    It attends to itself alone, so it needs no text: `FIRST` tokens pass through the model one by one. There are none in
-    a model that sees both ways, nor in one whose forward pass is not known.
-    """
-    if not model.family.causal:
-        return {}
-    keys: dict[int, Tensor] = {}
-    try:
-        running = Running(model)
-
-        def record(name: str, layer: int, values: Tensor) -> None:
-            if name == "rotated.k":
-                keys[layer] = running.blocks[layer].heads(values, "k")[:, :, 0]
-
-        running.run(random_tokens(model, FIRST, seed)[:, None].to(model.device), record)
-    except CannotRun:
-        return {}
-    return keys
-
-
 @dataclass(frozen=True, eq=False)
 class ExpectedAttention:
     """The expected attention of the heads of a layer.
@@ -144,12 +152,10 @@ class ExpectedAttention:
     Attributes:
         heads: The heads.
         texts: The texts.
-        first: Keys of the first token, (n, key heads, d_h), if they are known.
     """
 
     heads: TokenHeads
     texts: Texts
-    first: Tensor | None
 
     def __call__(self) -> Expected:
         """Return the expected attention of each head."""
@@ -162,6 +168,11 @@ class ExpectedAttention:
         """
         queries = self._queries[:, :NULL_QUERIES] @ turn
         return self._expected(queries, self._keys[:NULL_KEYS], self._own_keys[:NULL_QUERIES], biased=False)
+
+    @cached_property
+    def _first(self) -> Tensor | None:
+        """Keys of the first token, (n, key heads, d_h), if they are known."""
+        return self.texts.first_keys.get(self.heads.block.dims.kv_layer(self.heads.layer))
 
     @cached_property
     def _queries(self) -> Tensor:
@@ -184,7 +195,8 @@ class ExpectedAttention:
     def _placed(self, ids: Tensor) -> Tensor:
         heads, texts, places = self.heads, self.texts, self.texts.places
         if adds_positions(texts.model):
-            keys = heads.met("k", texts.rows(ids, heads.layer, places)).unflatten(1, (len(ids), -1))
+            keys = heads.met("k", texts.rows(ids, heads.layer, places))
+            keys = keys.reshape(len(keys), len(ids), len(places), -1)
         else:
             keys = heads.keys(ids)[:, :, None].expand(-1, -1, len(places), -1)
         return heads.block.turned(keys.transpose(0, 1), places)
@@ -192,13 +204,13 @@ class ExpectedAttention:
     def _expected(self, queries: Tensor, keys: Tensor, own_keys: Tensor, biased: bool = True) -> Expected:
         """Return the expected attention of queries (heads, a, d_h) to keys (b, key heads, places, d_h)."""
         texts, count = self.texts, queries.shape[1]
-        at = torch.full((count,), texts.at)
+        at = torch.full((count,), texts.at, device=queries.device)
         turned = self.heads.block.turned_queries(queries, at, len(texts.places) - 1)
         logits = _mean_exp(self._logits(turned[None], keys, at, biased))
         own = self._logits(turned.transpose(0, 1)[:, :, None], own_keys, at[:1], biased)[:, :, 0].transpose(0, 1)
         logits[..., texts.at] = own[..., texts.at]
-        if self.first is not None:
-            logits[..., 0] = _mean_exp(self._logits(turned[None], self.first[:, :, None], at, biased))[..., 0]
+        if self._first is not None:
+            logits[..., 0] = _mean_exp(self._logits(turned[None], self._first[:, :, None], at, biased))[..., 0]
         sinks = self.heads.block.vector("sinks")
         sink = logits[..., :0] if sinks is None else sinks[:, None, None].expand(-1, count, 1)
         total = torch.cat((logits, sink), -1).logsumexp(-1, keepdim=True)
@@ -206,7 +218,7 @@ class ExpectedAttention:
         first = weights[..., 0] + (sink - total).exp().sum(-1)
         return Expected(
             by_offset=weights[..., texts.at - texts.offsets].mean(1),
-            first=None if self.first is None else first.mean(1),
+            first=None if self._first is None else first.mean(1),
             same=self._same(own, weights, total),
         )
 

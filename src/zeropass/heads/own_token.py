@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Shares", "entries_z", "own_ranks", "own_z", "shares", "turns"]
+__all__ = ["Shares", "entries_z", "own_ranks", "shares", "turns"]
 
 
 def turns(count: int, width: int, seed: int) -> Tensor:
@@ -19,22 +19,8 @@ def turns(count: int, width: int, seed: int) -> Tensor:
     """
     generator = torch.Generator().manual_seed(seed)
     q, r = torch.linalg.qr(torch.randn(count, width, width, generator=generator, dtype=torch.float64))
-    return (q * r.diagonal(dim1=1, dim2=2).sign()[:, None]).float()
-
-
-def own_z(left: Tensor, right: Tensor) -> Tensor:
-    """Return the median over tokens of the z of a token's own entry among the entries of its row.
-
-    The median is that of most tokens: a head that copies a few strongly and none of the others has a mean above zero.
-
-    Args:
-        left: Left factors (…, n, r).
-        right: Right factors (…, n, r).
-
-    Returns:
-        Median z, (…).
-    """
-    return entries_z(left, right, right).median(-1).values
+    signed: Tensor = q * r.diagonal(dim1=1, dim2=2).sign()[:, None]
+    return signed.float()
 
 
 def entries_z(left: Tensor, right: Tensor, every: Tensor) -> Tensor:
@@ -116,4 +102,5 @@ def _symmetric_values(left: Tensor, right: Tensor) -> Tensor:
     sizes, vectors = torch.linalg.eigh(both.mT @ both)
     root = vectors * sizes.clamp_min(0).sqrt()[:, None] @ vectors.mT
     swapped = torch.cat(root.tensor_split(2, 1)[::-1], 1)  # J root
-    return torch.linalg.eigvalsh(root @ swapped) / 2
+    values: Tensor = torch.linalg.eigvalsh(root @ swapped) / 2
+    return values

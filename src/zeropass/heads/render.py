@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zeropass.heads.results import CHANCE, Head, HeadCatalogue, Trait
+from zeropass.heads.results import RARE, Head, HeadCatalogue, Trait
 from zeropass.records.numbers import NOTHING, coefficient
 from zeropass.tokens.vocabulary import shown_text
 
@@ -65,6 +65,6 @@ def _notes(catalogue: HeadCatalogue) -> Iterator[str]:
     )
     lens = f"read through a {catalogue.lens}" if catalogue.lens else "read from the weights alone"
     yield (
-        f"dim: as high in more than {CHANCE:.1%} of {catalogue.random_heads:,} random heads; "
+        f"dim: as high in more than {RARE:.1%} of {catalogue.random_heads:,} random heads; "
         f"{catalogue.tokens:,} tokens, {lens}."
     )

@@ -9,11 +9,11 @@ from zeropass.errors import BadOption
 from zeropass.records.panels import AsFigures, HeatMap
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
-__all__ = ["CHANCE", "TRAITS", "Head", "HeadCatalogue", "Trait"]
+__all__ = ["RARE", "TRAITS", "Head", "HeadCatalogue", "Trait", "check_trait"]
 
 SCHEMA_VERSION = 1
 
-CHANCE = 0.001
+RARE = 0.001
 """A trait stands out if at most this share of random heads has as much of it."""
 
 
@@ -31,8 +31,8 @@ class Trait(ShortRepr):
 
     @property
     def stands_out(self) -> bool:
-        """Whether so few random heads have as much that it is the head's own."""
-        return self.chance <= CHANCE
+        """True if so few random heads have as much that it is the head's own."""
+        return self.chance <= RARE
 
 
 TRAITS = {
@@ -47,6 +47,12 @@ TRAITS = {
     "first": "first token",
 }
 """The traits of a head, and what is said of one that has it; of ``offset`` the offset is said."""
+
+
+def check_trait(name: str | None) -> None:
+    """Raise BadOption for a trait that does not exist."""
+    if name is not None and name not in TRAITS:
+        raise BadOption(f"There is no trait {name!r} of heads; traits are {', '.join(TRAITS)}.")
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,7 +110,7 @@ class Head(ShortRepr):
 
     @property
     def does(self) -> tuple[str, ...]:
-        """What the head does, in words: the traits that stand out, of those that say the same only one."""
+        """The traits that stand out, in words: of those that say the same, one."""
         named = {name: words for name, words in TRAITS.items() if (trait := self.trait(name)) and trait.stands_out}
         if "copying" in named:
             named.pop("names", None)
@@ -127,7 +133,7 @@ class Head(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class HeadCatalogue(ShortRepr, AsTable, AsFigures, Several[Head]):
-    """What each attention head of a model does: a sequence of `Head`, by layer.
+    """The attention heads of a model with what each does: a sequence of `Head`, by layer.
 
     Attributes:
         model: The name and the fingerprint of the model.
@@ -163,8 +169,7 @@ class HeadCatalogue(ShortRepr, AsTable, AsFigures, Several[Head]):
         Raises:
             BadOption: There is no such trait.
         """
-        if name not in TRAITS:
-            raise BadOption(f"There is no trait {name!r} of heads; traits are {', '.join(TRAITS)}.")
+        check_trait(name)
         traits = {head.address: head.trait(name) for head in self.heads}
 
         def order(head: Head) -> float:

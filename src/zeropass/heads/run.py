@@ -1,7 +1,7 @@
 """Run the catalogue of heads in one call."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -12,8 +12,8 @@ from torch import Tensor
 from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.errors import BadOption
 from zeropass.heads.closing import Brackets, brackets
-from zeropass.heads.expected_attention import Expected, ExpectedAttention, Texts, first_keys
-from zeropass.heads.own_token import entries_z, own_ranks, own_z, shares, turns
+from zeropass.heads.expected_attention import Expected, ExpectedAttention, Texts
+from zeropass.heads.own_token import entries_z, own_ranks, shares, turns
 from zeropass.heads.results import TRAITS, Head, HeadCatalogue, Trait
 from zeropass.heads.token_heads import TokenHeads
 from zeropass.lens import Lens, load
@@ -26,10 +26,10 @@ from zeropass.model.opening import ModelLike
 __all__ = ["catalogue_heads"]
 
 TOKENS, NAMES = 2048, 256
-"""Tokens that are drawn for the measures of ``vo``, by Zipf's law; capitalised words among those that are compared."""
+"""Tokens that are drawn for the measures of ``vo``, by Zipf's law; draws of capitalised words."""
 
-RANDOM_HEADS, FEWEST_TURNS = 2000, 8
-"""The random heads that all traits are compared with, and the least number of them for each head."""
+RANDOM_HEADS, FEWEST_TURNS = 1000, 8
+"""The least number of random heads that traits are compared with, and the least number for each head."""
 
 
 @torch.no_grad()
@@ -142,7 +142,8 @@ class _Work:
     @cached_property
     def ids(self) -> Tensor:
         """The tokens of the measures of ``vo``, each once."""
-        return random_tokens(self.model, TOKENS, self.seed).unique()
+        ids: Tensor = torch.unique(random_tokens(self.model, TOKENS, self.seed))
+        return ids
 
     @cached_property
     def names(self) -> Tensor:
@@ -151,47 +152,50 @@ class _Work:
         texts = [vocab.boundary(vocab.text(i)) for i in range(vocab.size)]
         capitalised = [word and text.isalpha() and len(text) > 2 and text.istitle() for word, text in texts]
         mask = torch.tensor(capitalised) & torch.from_numpy(vocab.mask("words", *self.model.judgement))
-        return random_tokens(self.model, 4 * NAMES, self.seed, mask).unique()[:NAMES] if mask.any() else self.ids[:0]
+        drawn = random_tokens(self.model, NAMES, self.seed, mask) if mask.any() else self.ids[:0]
+        ids: Tensor = torch.unique(drawn)
+        return ids
 
     @cached_property
     def brackets(self) -> Brackets:
         """The brackets and quotes of the vocabulary."""
         return brackets(self.model.vocab)
 
-    @cached_property
-    def first(self) -> Mapping[int, Tensor]:
-        """The keys of the first token of a text by layer."""
-        return first_keys(self.model, self.seed)
-
     def measured(self, layer: int, layers: int) -> _Layer:
         """Return the measures of the heads of a layer, one of so many."""
         heads = TokenHeads(self.lens.frames, layer, self.lens.map_frame)
-        dims = heads.block.dims
-        draws = max(FEWEST_TURNS, math.ceil(RANDOM_HEADS / (layers * dims.heads)))
-        seed = self.seed + layer
-        attention = ExpectedAttention(heads, self.texts, self.first.get(dims.kv_layer(layer)))
+        draws = max(FEWEST_TURNS, math.ceil(RANDOM_HEADS / (layers * heads.block.dims.heads)))
+        attention, written = ExpectedAttention(heads, self.texts), _Written.of(heads, self)
+        q_turns, v_turns = (
+            turns(draws, heads.block.dims.width(role), self.seed + layer).to(self.model.device) for role in "qv"
+        )
         expected = attention()
-        random = [self._of_attention(attention.of_random(turn)) for turn in turns(draws, dims.width("q"), seed)]
-        written = _Written.of(heads, self)
-        random_written = [written.traits(turn) for turn in turns(draws, dims.width("v"), seed)]
-        others = self.texts.offsets != 0
-        best = expected.by_offset[:, others].argmax(1)
-        queries = heads.block.turned_queries(heads.queries(self.ids), self.lens.frames.usual_offset("qk", heads.frame))
-        qk = shares(queries, heads.keys(self.ids).repeat_interleave(dims.group, 0))
-        vo = shares(written.values + written.mean, written.outputs)
+        random = [
+            self._of_attention(attention.of_random(q_turn)) | written.traits(v_turn)
+            for q_turn, v_turn in zip(q_turns, v_turns, strict=True)
+        ]
         return _Layer(
             layer=layer,
             values=self._of_attention(expected) | written.traits(),
-            random=_stacked(random) | _stacked(random_written),
-            facts={
-                "rank": own_ranks(written.values, written.outputs),
-                "distance": self.texts.offsets[others][best],
-                "vo_own": vo.own,
-                "vo_alike": vo.alike,
-                "qk_own": qk.own,
-                "qk_alike": qk.alike,
-            },
+            random={name: torch.stack([draw[name] for draw in random]) for name in random[0]},
+            facts=self._facts(heads, expected, written),
         )
+
+    def _facts(self, heads: TokenHeads, expected: Expected, written: "_Written") -> _Values:
+        """Return what random heads are not compared in."""
+        others = self.texts.offsets != 0
+        best = expected.by_offset[:, others].argmax(1)
+        queries = heads.block.turned_queries(heads.queries(self.ids), self.lens.frames.usual_offset("qk", heads.frame))
+        keys, (values, outputs) = heads.keys(self.ids).repeat_interleave(heads.block.dims.group, 0), written.own
+        qk, vo = shares(queries, keys), shares(values + written.mean, outputs)
+        return {
+            "rank": own_ranks(values, outputs),
+            "distance": self.texts.offsets[others][best],
+            "vo_own": vo.own,
+            "vo_alike": vo.alike,
+            "qk_own": qk.own,
+            "qk_alike": qk.alike,
+        }
 
     def _of_attention(self, expected: Expected) -> _Values:
         """Return the traits that are shares of attention."""
@@ -210,9 +214,7 @@ class _Work:
             name: torch.cat([layer.random[name].flatten() for layer in measured]).sort().values
             for name in measured[0].values
         }
-        heads = tuple(
-            _head(layer, head, random) for layer in measured for head in range(len(layer.values["copying"]))
-        )
+        heads = tuple(_head(layer, head, random) for layer in measured for head in range(len(layer.values["copying"])))
         return HeadCatalogue(
             model={"name": self.model.name, "fingerprint": self.model.fingerprint},
             frame=self.lens.map_frame,
@@ -223,11 +225,6 @@ class _Work:
             heads=heads,
             seed=self.seed,
         )
-
-
-def _stacked(draws: Sequence[_Values]) -> _Values:
-    """Return the traits of random heads, (draws, heads) each."""
-    return {name: torch.stack([values[name] for values in draws]) for name in draws[0]}
 
 
 def _head(layer: _Layer, head: int, random: _Values) -> Head:
@@ -244,54 +241,57 @@ def _trait(value: Tensor, random: Tensor) -> Trait:
     return Trait(value=float(value), chance=(1 + reached) / (1 + len(random)))
 
 
+_Pairs = tuple[Tensor, Tensor]
+"""Values of tokens and the scores of as many other tokens in what the heads write, (heads, n, width) each."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Written:
-    """The factors of the ``vo`` maps of a layer over some tokens, (heads, n, width) each.
+    """The factors of the ``vo`` maps of a layer over some tokens.
 
     Attributes:
         mean: The mean value, (heads, 1, width).
-        values: Values of tokens, less the mean: what every token does alike is not about the token.
-        outputs: Scores of the same tokens in what the heads write.
-        names: The same two for capitalised words.
-        opening: The values of opening brackets, less the same mean.
-        closing: The scores of the closing ones.
-        brackets: The brackets.
+        own: Every token with itself. From all values the mean is subtracted: what every token does alike says nothing
+            about the token.
+        names: Capitalised words with themselves, if the vocabulary has any.
+        closing: Opening brackets with those that close them, if it has any.
+        weights: The weights of these pairs, (n,).
     """
 
     mean: Tensor
-    values: Tensor
-    outputs: Tensor
-    names: tuple[Tensor, Tensor]
-    opening: Tensor
-    closing: Tensor
-    brackets: Brackets
+    own: _Pairs
+    names: _Pairs | None
+    closing: _Pairs | None
+    weights: Tensor
 
     @classmethod
     def of(cls, heads: TokenHeads, work: _Work) -> "_Written":
         """Return the factors of a layer."""
         values, signs = heads.values(work.ids), work.brackets
         mean = values.mean(1, keepdim=True)
+
+        def pairs(attended: Tensor, promoted: Tensor) -> _Pairs | None:
+            return (heads.values(attended) - mean, heads.written(promoted)) if len(attended) else None
+
         return cls(
             mean=mean,
-            values=values - mean,
-            outputs=heads.written(work.ids),
-            names=(heads.values(work.names) - mean, heads.written(work.names)),
-            opening=heads.values(signs.opening) - mean,
-            closing=heads.written(signs.closing),
-            brackets=signs,
+            own=(values - mean, heads.written(work.ids)),
+            names=pairs(work.names, work.names),
+            closing=pairs(signs.opening, signs.closing),
+            weights=signs.weights,
         )
 
     def traits(self, turn: Tensor | None = None) -> _Values:
         """Return the traits of what heads write; of random heads, if values are turned (width, width)."""
+        every = self.own[1]
 
-        def turned(values: Tensor) -> Tensor:
-            return values if turn is None else values @ turn
+        def z(pairs: _Pairs) -> Tensor:
+            return entries_z(pairs[0] if turn is None else pairs[0] @ turn, pairs[1], every)
 
-        copying = own_z(turned(self.values), self.outputs)
+        copying = z(self.own).median(-1).values
         traits = {"copying": copying, "suppression": -copying}
-        values, outputs = self.names
-        if values.shape[1]:
-            traits["names"] = entries_z(turned(values), outputs, self.outputs).median(-1).values
-        if self.brackets.kinds:
-            traits["closing"] = self.brackets.z(turned(self.opening), self.closing, self.outputs)
+        if self.names is not None:
+            traits["names"] = z(self.names).median(-1).values
+        if self.closing is not None:
+            traits["closing"] = z(self.closing) @ self.weights.to(every)
         return traits

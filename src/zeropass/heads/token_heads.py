@@ -1,4 +1,4 @@
-"""The heads of a layer as they meet rows that stand for tokens: queries, keys, values, and scores of what they write."""
+"""The heads of a layer as they meet rows of tokens: queries, keys, values, and scores of what they write."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,7 +44,7 @@ class TokenHeads:
         """Return the values of tokens (n,), (heads, n, width); biases, the same for every token, are left out."""
         frames, layer, block = self.frames, self.frames.model.layer_of("v", self.layer), self.block
         rows = self._rows(layer, ids)
-        lengths = frames.lengths(layer, "v", rows, torch.zeros_like(rows[0]), frame=self.frame)
+        lengths = frames.lengths(layer, "v", rows, rows.new_zeros(rows.shape[1]), frame=self.frame)
         heads = block.heads(self._columns("v", layer, rows), "v").repeat_interleave(block.dims.group, 0)
         return torch.stack([frames.as_value(x, layer, head, self.frame, lengths) for head, x in enumerate(heads)])
 
@@ -67,7 +67,7 @@ class TokenHeads:
         heads = block.heads(block.bounded(x if constant is None else x + constant, role), role)
         if not frames.model.layout.latent_of(role):
             return heads
-        lengths = frames.lengths(layer, role, rows, torch.zeros_like(rows[0]), frame=self.frame)
+        lengths = frames.lengths(layer, role, rows, rows.new_zeros(rows.shape[1]), frame=self.frame)
         return heads if lengths is None else frames.per_latent(heads, role, lengths.each)
 
     def _rows(self, layer: int, ids: Tensor) -> Tensor:
