@@ -25,10 +25,10 @@ from zeropass.heads.results import Head
 from zeropass.model.generate import own_text, random_tokens
 from zeropass.model.running import Contexts, Running
 
-PIECES, LENGTH, SEED = 12, 160, 11
-REPEATED, PERIOD = 16, 64
-WRITTEN, CONTEXTS, PREFIX = 24, 4, 32
-ABLATED, SETS, PERMUTED = 10, 20, 1000
+PIECES, LENGTH, SEED = 8, 128, 11
+REPEATED, PERIOD = 8, 64
+WRITTEN, CONTEXTS, PREFIX = 16, 2, 32
+ABLATED, SETS, PERMUTED, COMMON = 10, 10, 1000, 8
 
 MEASURES = {
     "previous": ("attention to the token before, text", "the same, repeated random tokens"),
@@ -126,7 +126,7 @@ def copying(running: Running, text: Attended, contexts: Contexts, shown: Tensor)
 def closing(running: Running, text: Attended, contexts: Contexts, shown: Tensor) -> np.ndarray:
     """Return the mean rank of the closing bracket, where some tokens of a text are replaced by opening ones."""
     signs = brackets(running.model.vocab)
-    opening = torch.unique(signs.opening)
+    opening = torch.unique(signs.opening)[:COMMON]  # ids rise as tokens become rare
     ids = text.ids[4:5].repeat(len(opening), 1)[:, :48].clone()
     ids[:, 40] = opening
     marked = Attended(running, ids)
@@ -165,8 +165,8 @@ def correlations(catalogue: zp.HeadCatalogue, true: dict[str, list[np.ndarray]])
 # Ablation
 
 
-def ablated(running: Running, ids: Tensor, heads: Sequence[tuple[int, int]]) -> Tensor:
-    """Return the log-probabilities of the next tokens, (texts, tokens, V), where some heads write nothing."""
+def ablated(running: Running, ids: Tensor, heads: Sequence[tuple[int, int]], part: slice) -> Tensor:
+    """Return the log-probabilities (texts, tokens, V) behind part of the tokens, where some heads write nothing."""
 
     def silence(name: str, layer: int, values: Tensor) -> None:
         if name == "o.in":
@@ -175,15 +175,15 @@ def ablated(running: Running, ids: Tensor, heads: Sequence[tuple[int, int]]) -> 
                 if at == layer:
                     values[..., head * width : (head + 1) * width] = 0
 
-    return running.logits(running.run(ids, silence)).log_softmax(-1)
+    return running.logits(running.run(ids, silence)[:, part]).log_softmax(-1)
 
 
 def repeated_score(running: Running, ids: Tensor) -> Callable[[Sequence[tuple[int, int]]], float]:
     """Return the function from ablated heads to the mean log-probability of tokens that were there before."""
-    ids, period = ids[:8], ids.shape[1] // 2
+    ids, period = ids[:4], ids.shape[1] // 2
 
     def score(heads: Sequence[tuple[int, int]]) -> float:
-        logs = ablated(running, ids, heads)[:, period:-1]
+        logs = ablated(running, ids, heads, slice(period, -1))
         return float(logs.gather(2, ids[:, period + 1 :, None]).mean())
 
     return score
@@ -191,26 +191,21 @@ def repeated_score(running: Running, ids: Tensor) -> Callable[[Sequence[tuple[in
 
 def plain_score(running: Running, ids: Tensor) -> Callable[[Sequence[tuple[int, int]]], float]:
     """Return the function from ablated heads to the mean log-probability of a text."""
-    ids = ids[:4]
-    return lambda heads: float(ablated(running, ids, heads)[:, 8:-1].gather(2, ids[:, 9:, None]).mean())
+    ids = ids[:4, :96]
+    return lambda heads: float(ablated(running, ids, heads, slice(8, -1)).gather(2, ids[:, 9:, None]).mean())
 
 
 def closing_score(running: Running, ids: Tensor) -> Callable[[Sequence[tuple[int, int]]], float]:
     """Return the function from ablated heads to the log-probability of a bracket that closes one four tokens before."""
     signs = brackets(running.model.vocab)
-    opening = signs.opening[signs.opening < 1000]  # common ones
-    opening = torch.unique(opening if len(opening) else signs.opening)
-    texts = ids[: 2 * len(opening), :32].clone()
-    kinds = opening.repeat(2)[: len(texts)]
-    texts[:, 27] = kinds
+    opening = torch.unique(signs.opening)[:COMMON]
+    texts = ids[:, :32].clone()
+    texts[:, 27] = opening[torch.arange(len(texts)) % len(opening)]
+    ends = [signs.closing[signs.opening == token] for token in texts[:, 27]]
 
     def score(heads: Sequence[tuple[int, int]]) -> float:
-        logs = ablated(running, texts, heads)[:, -1]
-        return float(
-            torch.stack(
-                [logs[n, signs.closing[signs.opening == kind]].logsumexp(0) for n, kind in enumerate(kinds)]
-            ).mean()
-        )
+        logs = ablated(running, texts, heads, slice(-1, None))[:, 0]
+        return float(torch.stack([row[end].logsumexp(0) for row, end in zip(logs, ends, strict=True)]).mean())
 
     return score
 

@@ -16,6 +16,7 @@ from tiny import TOKENS, save
 from zeropass.heads import run as heads_run
 from zeropass.heads.closing import brackets
 from zeropass.heads.expected_attention import ExpectedAttention, Texts
+from zeropass.heads.kept_heads import keep_heads, kept_heads
 from zeropass.heads.own_token import entries_z, own_ranks, shares, turns
 from zeropass.heads.results import TRAITS
 from zeropass.heads.token_heads import TokenHeads
@@ -318,6 +319,36 @@ def test_the_table_has_a_row_a_head_and_a_map_a_trait(planted: zp.HeadCatalogue)
     assert [len(panel.values) for panel in panels] == [2] * len(panels)
     value = json.loads(json.dumps(planted.to_json(), allow_nan=False))
     assert value["heads"][5]["previous"]["value"] == planted[5].previous.value
+
+
+def test_a_catalogue_is_kept_by_the_hash_of_its_weights(
+    planted: zp.HeadCatalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path))
+    fingerprint = planted.model["fingerprint"]
+    assert kept_heads(fingerprint) is None
+    keep_heads(planted)
+    assert kept_heads(fingerprint) == planted
+    assert kept_heads("0" * 64) is None
+    assert kept_heads("../heads") is None
+    (file,) = (tmp_path / "heads").iterdir()
+    file.write_text(file.read_text().replace('"rank"', '"runk"'))
+    assert kept_heads(fingerprint) is None
+
+
+def test_the_command_keeps_a_catalogue_of_all_layers(
+    run: Run, few_random_heads: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZEROPASS_CACHE", str(tmp_path / "cache"))
+    folder = planted_models.at_random(tmp_path / "model")
+    assert run("heads", folder, "--layers", "0")[0] == 0
+    fingerprint = zp.open_model(str(folder)).fingerprint
+    assert kept_heads(fingerprint) is None
+    code, out, _ = run("heads", folder)
+    kept = kept_heads(fingerprint)
+    assert code == 0
+    assert kept is not None
+    assert [line.split()[0] for line in out.splitlines()[1 : 1 + len(kept)]] == [head.address for head in kept]
 
 
 def test_the_command_prints_a_row_a_head(run: Run, few_random_heads: None) -> None:

@@ -64,6 +64,7 @@ from zeropass.diff.screen_render import render_screening
 from zeropass.diff.verdict import FailOn, failure
 from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
+from zeropass.heads.kept_heads import keep_heads
 from zeropass.heads.render import render_heads
 from zeropass.heads.results import check_trait
 from zeropass.labels.render import render_labels
@@ -281,6 +282,8 @@ def heads(
         reader = zp.load(open_named(what, device), lens=lens)
     with reporting() as report:
         catalogue = zp.catalogue_heads(reader, layers=parse_layers(layers), seed=seed, progress=report)
+    if layers is None:
+        keep_heads(catalogue)
     catalogue = catalogue if sort is None else catalogue.sorted_by(sort)
     if not print_json(catalogue.to_json(), as_json):
         with text_output() as console:

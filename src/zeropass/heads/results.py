@@ -101,7 +101,7 @@ class Head(ShortRepr):
     vo_alike: float
     qk_own: float
     qk_alike: float
-    relations: tuple[Any, ...] = ()
+    relations: tuple[str, ...] = ()
 
     def trait(self, name: str) -> Trait | None:
         """Return a trait by its name (`TRAITS`)."""
@@ -163,6 +163,11 @@ class HeadCatalogue(ShortRepr, AsTable, AsFigures, Several[Head]):
 
     _ITEMS = "heads"
 
+    @property
+    def traits(self) -> tuple[str, ...]:
+        """The names of the traits that heads can have here."""
+        return tuple(name for name in TRAITS if any(head.trait(name) for head in self.heads))
+
     def sorted_by(self, name: str) -> "HeadCatalogue":
         """Return the heads with the most of a trait first; those without it last.
 
@@ -194,18 +199,17 @@ class HeadCatalogue(ShortRepr, AsTable, AsFigures, Several[Head]):
         """Yield a map of layers by heads for each trait."""
         layers = sorted({head.layer for head in self.heads})
         columns = range(1 + max((head.head for head in self.heads), default=0))
-        for name in TRAITS:
+        for name in self.traits:
             values = {(h.layer, h.head): trait.value for h in self.heads if (trait := h.trait(name))}
-            if values:
-                yield HeatMap(
-                    title=name,
-                    x="head",
-                    y="layer",
-                    rows=[str(layer) for layer in layers],
-                    columns=[str(head) for head in columns],
-                    values=[[values.get((layer, head), float("nan")) for head in columns] for layer in layers],
-                    scale="deviations" if name in ("copying", "suppression", "names", "closing") else "share",
-                )
+            yield HeatMap(
+                title=name,
+                x="head",
+                y="layer",
+                rows=[str(layer) for layer in layers],
+                columns=[str(head) for head in columns],
+                values=[[values.get((layer, head), float("nan")) for head in columns] for layer in layers],
+                scale="deviations" if name in ("copying", "suppression", "names", "closing") else "share",
+            )
 
     def _repr_words(self) -> str:
         named = sum(bool(head.does) for head in self.heads)
