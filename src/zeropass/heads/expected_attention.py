@@ -10,18 +10,18 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from zeropass.errors import CannotRun
+from zeropass.errors import BadOption, CannotRun
 from zeropass.heads.token_heads import TokenHeads
-from zeropass.model.blocks import Block, embedded
+from zeropass.model.blocks import Block, caches, embedded, require_forward
 from zeropass.model.frames import Frames
 from zeropass.model.generate import random_tokens
 from zeropass.model.model import Model
 from zeropass.model.positions import adds_positions, longest_text
-from zeropass.model.running import Running
 
 __all__ = ["Expected", "ExpectedAttention", "Texts"]
 
@@ -92,17 +92,21 @@ class Texts:
         """
         if not self.model.family.causal:
             return {}
-        keys: dict[int, Tensor] = {}
         try:
-            running = Running(self.model)
-
-            def record(name: str, layer: int, values: Tensor) -> None:
-                if name == "rotated.k":
-                    keys[layer] = running.blocks[layer].heads(values, "k")[:, :, 0]
-
-            running.run(self.first[:, None], record)
+            require_forward(self.model)
         except CannotRun:
             return {}
+        keys: dict[int, Tensor] = {}
+        ids = self.first[:, None]
+        x = embedded(self.model, ids)
+        for layer, cache in enumerate(caches(self.model)):  # one layer at a time is in memory
+            block = Block(self.model, layer)
+
+            def record(name: str, values: Tensor, block: Block = block) -> None:
+                if name == "rotated.k":
+                    keys[block.layer] = block.heads(values, "k")[:, :, 0]
+
+            x = block(x, cache, record, ids=ids)
         return keys
 
     @cached_property
@@ -110,7 +114,10 @@ class Texts:
         """The position of the query."""
         longest = longest_text(self.model)
         most = REACH if longest is None else longest - 1
-        return min(REACH, most if self.model.family.causal else most // 2)
+        at = min(REACH, most if self.model.family.causal else most // 2)
+        if at < 2:
+            raise BadOption(f"{self.model.name} has positions for {longest} tokens; heads are compared over 5 or more.")
+        return at
 
     @cached_property
     def offsets(self) -> Tensor:
@@ -125,24 +132,30 @@ class Texts:
         count = self.at + 1 if self.model.family.causal else 2 * self.at + 1
         return torch.arange(count, device=self.model.device)
 
-    def rows(self, ids: Tensor, layer: int, places: Tensor) -> Tensor:
-        """Return the states of tokens at positions, where these are added, as a layer reads them.
+    def states(self, name: Literal["queries", "keys"], layer: int) -> Tensor:
+        """Return the states of tokens at all places, where positions are added, as a layer reads them.
 
-        A token leaves block 0 as it would alone, as in the frame ``token``.
+        A token leaves block 0 as it would alone, as in the frame ``token``; so all layers but the first read the same.
 
         Args:
-            ids: The tokens, (n,).
+            name: The tokens.
             layer: The layer that reads them.
-            places: The positions, (places,), which follow each other.
 
         Returns:
-            The states, (n * places, d).
+            The states, (n, places, d).
         """
-        model = self.model
-        x = embedded(model, ids[:, None].expand(-1, len(places)), int(places[0])).flatten(0, 1)
-        if layer == 0:
-            return x if model.family.reads_bare("attn_norm", 0) else self.frames.as_read(x)
-        return self.frames.as_read(Block(model, 0).alone(x, ids=ids.repeat_interleave(len(places))))
+        key = name, layer > 0
+        if key not in self._states:
+            ids = getattr(self, name)[:, None].expand(-1, len(self.places))
+            x, bare = embedded(self.model, ids), layer == 0 and self.model.family.reads_bare("attn_norm", 0)
+            if layer:
+                x = Block(self.model, 0).alone(x.flatten(0, 1), ids=ids.flatten()).reshape(x.shape)
+            self._states[key] = x if bare else self.frames.as_read(x)
+        return self._states[key]
+
+    @cached_property
+    def _states(self) -> dict[tuple[str, bool], Tensor]:
+        return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,25 +193,26 @@ class ExpectedAttention:
         texts = self.texts
         if not adds_positions(texts.model):
             return self.heads.queries(texts.queries)
-        return self.heads.met("q", texts.rows(texts.queries, self.heads.layer, texts.places[texts.at :][:1]))
+        return self.heads.met("q", texts.states("queries", self.heads.layer)[:, texts.at])
 
     @cached_property
     def _keys(self) -> Tensor:
         """The keys of each token at each position, rotated, (`KEYS`, key heads, places, d_h)."""
-        return self._placed(self.texts.keys)
+        return self._placed("keys")
 
     @cached_property
     def _own_keys(self) -> Tensor:
         """The keys of the tokens of the queries at each position, (`QUERIES`, key heads, places, d_h)."""
-        return self._placed(self.texts.queries)
+        return self._placed("queries")
 
-    def _placed(self, ids: Tensor) -> Tensor:
+    def _placed(self, name: Literal["queries", "keys"]) -> Tensor:
         heads, texts, places = self.heads, self.texts, self.texts.places
         if adds_positions(texts.model):
-            keys = heads.met("k", texts.rows(ids, heads.layer, places))
-            keys = keys.reshape(len(keys), len(ids), len(places), -1)
+            states = texts.states(name, heads.layer)
+            keys = heads.met("k", states.flatten(0, 1))
+            keys = keys.reshape(len(keys), *states.shape[:2], -1)
         else:
-            keys = heads.keys(ids)[:, :, None].expand(-1, -1, len(places), -1)
+            keys = heads.keys(getattr(texts, name))[:, :, None].expand(-1, -1, len(places), -1)
         return heads.block.turned(keys.transpose(0, 1), places)
 
     def _expected(self, queries: Tensor, keys: Tensor, own_keys: Tensor, biased: bool = True) -> Expected:
