@@ -8,7 +8,7 @@ PEERS := .peers
 WORKERS ?= 2
 HYPOTHESIS ?= patient
 
-.PHONY: demo test browser lint types check docs tutorials bench memory gpu peers frames evidence alignment audit stitching fuzz clean
+.PHONY: demo test browser lint types check docs tutorials bench memory gpu peers frames evidence alignment audit stitching fuzz heads clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.user
@@ -112,6 +112,10 @@ stitching: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/stitching.py stitching
 	$(BIN)/python reproduce/stitching_tables.py stitching
 	OMP_NUM_THREADS=1 $(BIN)/python reproduce/seams.py stitching
+
+heads: $(VENV)/.dev
+	$(BIN)/zeropass calibrate smollm2-135m
+	$(BIN)/python reproduce/heads.py smollm2-135m
 
 # Every reader gets 20,000 mutated inputs; FUZZ="--cases 1000 gguf config" tries fewer. A failure prints how to repeat it.
 fuzz: $(VENV)/.dev

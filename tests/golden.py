@@ -183,6 +183,7 @@ def _two(golden: Golden) -> None:
     golden.files(change / "against")
     golden.run("screen", "screen", tuned, "--base", first, "--out", golden.folder / "screen")
     evidence, stitch = golden.folder / "evidence", golden.folder / "stitch"
+    golden.run("heads", "heads", first, "--layers", "1", "--json")
     golden.run("prove", "prove", first, "--tokens", "32")
     golden.run("evidence", "evidence", first, "--out", evidence, "--tokens", "600")
     golden.files(evidence)

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from zeropass.evidence.proof import prove
     from zeropass.evidence.results import Evidence, read_evidence
     from zeropass.evidence.run import collect_evidence
+    from zeropass.heads.results import HeadCatalogue
+    from zeropass.heads.run import catalogue_heads
     from zeropass.labels.results import Labels
     from zeropass.labels.run import kept_labels, label
     from zeropass.lens import Lens, load, pairs_with
@@ -79,6 +81,7 @@ __all__ = [
     "Evidence",
     "Factored",
     "Frames",
+    "HeadCatalogue",
     "Labels",
     "Lens",
     "LensMaps",
@@ -101,6 +104,7 @@ __all__ = [
     "build_change",
     "build_on_cluster",
     "calibrate",
+    "catalogue_heads",
     "classify",
     "collect_evidence",
     "compare",
@@ -176,6 +180,8 @@ _NAMES_BY_MODULE = {
     "zeropass.model.dictionaries": ("Dictionary", "open_dictionary"),
     "zeropass.model.frames": ("Frames",),
     "zeropass.model.lens_maps": ("LensMaps", "read_lens"),
+    "zeropass.heads.results": ("HeadCatalogue",),
+    "zeropass.heads.run": ("catalogue_heads",),
     "zeropass.labels.results": ("Labels",),
     "zeropass.labels.run": ("kept_labels", "label"),
     "zeropass.lens": ("Lens", "load", "pairs_with"),

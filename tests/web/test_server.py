@@ -28,7 +28,9 @@ from commands import Run, shell
 from serving import Seen, contexts_of, serving
 from zeropass.atlas.summary import MEASURES, list_types_of
 from zeropass.errors import BadAddress
+from zeropass.heads import run as heads_run
 from zeropass.tokens.shown import shown_text
+from zeropass.web import context as web_context
 from zeropass.web.app import KEEP_ALIVE
 from zeropass.web.context import local_name
 from zeropass.web.pages import word_pages
@@ -101,6 +103,32 @@ def test_all_pages_but_some_have_pictures(web: httpx.Client) -> None:
     assert set(PAGES) - set(pictured) == {
         p for p in PAGES if p in without or p.startswith(("/svd", "/at/L1.ff", "/at/L1.attn.2.v."))
     }
+
+
+def test_what_heads_do_is_shown_where_a_catalogue_is_kept(llama: small.Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without one there is no link to it, and the page says how to get one."""
+    monkeypatch.setattr(heads_run, "RANDOM_HEADS", 1)
+    catalogue = zp.catalogue_heads(llama.lens, progress=False)
+    pages = {"": catalogue.heads, "/previous": catalogue.sorted_by("previous").heads}
+    for kept in (None, catalogue):
+        monkeypatch.setattr(web_context, "kept_heads", lambda _fingerprint, kept=kept: kept)
+        with serving(contexts_of(llama.atlas.path, llama.folder)) as address, httpx.Client(base_url=address) as client:
+            links = Seen(client.get("/").text).links
+            assert ("/heads" in links) == (kept is not None)
+            if kept is None:
+                assert client.get("/heads").status_code == 400
+                assert "zeropass heads" in client.get("/heads").text
+                continue
+            for order, heads in pages.items():
+                page = Seen(client.get(f"/heads{order}").text)
+                assert [x for x in page.links if x.startswith("/at/")] == [f"/at/{head.address}" for head in heads]
+                assert {f"/heads/{name}" for name in catalogue.traits} < set(page.links)
+                assert [head["address"] for head in client.get(f"/heads{order}.json").json()["heads"]] == [
+                    head.address for head in heads
+                ]
+                assert len(client.get(f"/heads{order}.csv").text.splitlines()) == 1 + len(heads)
+            assert client.get("/heads/nose").status_code == 400
+            assert "/heads" in Seen(client.get("/at/L1.attn.2").text).links
 
 
 def test_ov_is_shown_as_vo(web: httpx.Client) -> None:

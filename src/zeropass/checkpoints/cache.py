@@ -16,6 +16,7 @@ CONTENTS = {
     "proofs": "proofs, which zeropass prove makes",
     "thresholds": "what benign changes of a model reach, which zeropass screen --benign keeps",
     "labels": "sentences that zeropass label had another program write",
+    "heads": "what each head of a model does, which zeropass heads finds",
     "demo": "demo models",
     "text": "texts that evidence is measured on",
     "atlases": "parts of atlases on the hub",

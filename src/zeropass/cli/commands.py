@@ -31,6 +31,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Have another program say in a sentence what lists have in common, and score it against wrong lists.",
     ),
     "info": ("showing", "Say what a model or an atlas is and which parts of it are read, with sizes and hashes."),
+    "heads": (
+        "tracing",
+        "Say of every attention head what it does: copies, suppresses, attends to the token before, closes brackets.",
+    ),
     "cache": ("listing", "Say what is kept in the cache and how large it is."),
     "families": ("listing", "List the families that can be read, what each has, and what is not modelled exactly."),
     "calibrate": (

@@ -13,6 +13,8 @@ from zeropass.atlas.distributions import Neighbours
 from zeropass.atlas.read import Atlas
 from zeropass.checkpoints.demo import DEMOS, cache_folder
 from zeropass.errors import BadOption
+from zeropass.heads.kept_heads import kept_heads
+from zeropass.heads.results import Head, HeadCatalogue
 
 if TYPE_CHECKING:
     from zeropass.lens import Lens
@@ -73,6 +75,15 @@ class Context:
     def _lens(self) -> "Lens":
         lens: Lens = zp.lens_of(self.atlas, str(self.weights))
         return lens
+
+    @cached_property
+    def heads(self) -> HeadCatalogue | None:
+        """The catalogue of the heads of the model, if `zeropass heads` has kept one of its weights."""
+        return None if self.atlas.is_change else kept_heads(str(self.atlas.manifest.get("weights_sha256")))
+
+    def head(self, address: str) -> Head | None:
+        """Return what a head does, if that is known."""
+        return next((head for head in self.heads or () if head.address == address), None)
 
     def head_map(self, address: str, offset: int) -> "Factored":
         """Return a head map in the usual frame as its factors. The last few are cached (25 MB each for SmolLM2)."""

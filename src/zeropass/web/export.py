@@ -207,6 +207,9 @@ def plan(context: Context, chosen: Chosen) -> Makers:
         for measure in summary.MEASURES:
             pages[by(measure, side, frame)] = partial(model_pages.model, context, measure, f"{side}-{frame}")
     pages["outside"] = partial(model_pages.outside, context)
+    if context.heads is not None:
+        for trait in ("", *context.heads.traits):
+            pages[model_pages.heads_path(trait)] = partial(model_pages.heads, context, trait)
     for number in layers:
         pages |= _of_layer(context, number, chosen)
     pages |= _of_vectors(context, _vectors(context, layers, chosen))

@@ -20,7 +20,7 @@ from markupsafe import Markup
 import zeropass
 from zeropass.arch.roles import base_role
 from zeropass.errors import BadAddress
-from zeropass.records.numbers import plain
+from zeropass.records.numbers import coefficient, plain
 from zeropass.records.parameters import Token
 from zeropass.tokens.shown import LONGEST, SPACE, shown_text
 from zeropass.web.context import Context
@@ -175,6 +175,7 @@ def _environment() -> Environment:
         "base_role": base_role,
         "shown": _shown,
         "number": plain,
+        "coefficient": coefficient,
         "plain": lambda text: shown_text(str(text), LONGEST_SHOWN),
     }
     environment.globals |= {

@@ -60,6 +60,11 @@ def router(responder: Responder) -> APIRouter:
     async def outside(request: Request) -> Response:
         return await responder.answer(request, model_pages.outside)
 
+    @routes.get("/heads")
+    @routes.get("/heads/{trait}")
+    async def heads(request: Request, trait: str = "") -> Response:
+        return await responder.answer(request, model_pages.heads, trait)
+
     @routes.get("/tokens")
     @routes.get("/tokens/{page}")
     async def tokens(request: Request, page: int = 1) -> Response:

@@ -9,6 +9,7 @@ from zeropass.arch.frame_names import ALL_FRAMES
 from zeropass.arch.roles import MAP_ROLES, OUTSIDE
 from zeropass.atlas import summary
 from zeropass.errors import BadAddress, BadOption
+from zeropass.heads.results import RARE
 from zeropass.model.address import parse
 from zeropass.records.overviews import LayerRecord, Overview, Telling
 from zeropass.records.parameters import PairRecord, verbs_of
@@ -16,7 +17,7 @@ from zeropass.web.context import Context
 from zeropass.web.pages import drawings
 from zeropass.web.pages.page import Page, Table, at, by, count_pages, layer_path, token
 
-__all__ = ["NEURONS", "TOKENS", "help_page", "layer", "model", "outside", "short_rows", "tokens"]
+__all__ = ["NEURONS", "TOKENS", "heads", "help_page", "layer", "model", "outside", "short_rows", "tokens"]
 
 NEURONS, TOKENS, STARTS = 50, 400, 10
 """The numbers of neurons and of tokens on a page, and of suggested parameters on the first page."""
@@ -149,6 +150,36 @@ def outside(context: Context) -> Page:
         table=table,
         crumbs=((context.name, ""),),
     )
+
+
+def heads(context: Context, trait: str = "") -> Page:
+    """Return the page of what each attention head does, by layer or with the most of a trait first."""
+    catalogue = context.heads
+    if catalogue is None:
+        raise BadOption(
+            f"No catalogue of the heads of {context.name} is kept: `zeropass heads` with the atlas makes one."
+        )
+    catalogue = catalogue.sorted_by(trait) if trait else catalogue
+    rows = [head.plain() for head in catalogue]
+    return Page(
+        path=heads_path(trait),
+        template="heads.html",
+        title=f"Heads: {trait}" if trait else "Heads",
+        data=catalogue.to_json,
+        shown={
+            "catalogue": catalogue,
+            "trait": trait,
+            "shown_traits": [name for name in catalogue.traits if name not in ("suppression", "names")],
+            "rare": RARE,
+        },
+        table=Table(tuple(rows[0]), [tuple(row.values()) for row in rows]),
+        crumbs=((context.name, ""),),
+    )
+
+
+def heads_path(trait: str = "") -> str:
+    """Return the path of the page of heads in the order of a trait."""
+    return f"heads/{trait}" if trait else "heads"
 
 
 def tokens(context: Context, page: int = 1) -> Page:

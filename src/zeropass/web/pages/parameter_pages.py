@@ -133,6 +133,7 @@ def _head(context: Context, place: Address, records: Records) -> Page:
         "address": address,
         "matches": context.matches(address),
         "columns": summary.has_columns(context.atlas, place.layer),
+        "does": context.head(address),
     }
     return Page(
         path=at(address) if not place.role else at(f"{address}.{base_role(place.role)}"),

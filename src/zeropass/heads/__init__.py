@@ -1,0 +1,1 @@
+"""A catalogue of heads: what each attention head does, judged against random heads (docs/circuits.md)."""
