@@ -511,8 +511,8 @@ def test_the_help_of_all_commands_says_of_each_what_its_own_help_says(name: str)
 
 def test_every_command_of_a_module_is_listed() -> None:
     modules = {module for module, _ in COMMANDS.values()}
-    apps = [typer.main.get_command(import_module(f"zeropass.cli.{module}").app) for module in sorted(modules)]
-    assert sorted(name for app in apps for name in app.commands) == sorted(COMMANDS)  # type: ignore[attr-defined]
+    apps = [typer.main.get_group(import_module(f"zeropass.cli.{module}").app) for module in sorted(modules)]
+    assert sorted(name for app in apps for name in app.commands) == sorted(COMMANDS)
 
 
 def test_the_help_loads_no_library_but_its_own() -> None:

@@ -82,7 +82,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 def loaded(name: str) -> Any:
     """Return a command with its options, importing its module."""
     module = import_module(f"zeropass.cli.{COMMANDS[name][0]}")
-    return typer.main.get_command(module.app).commands[name]  # type: ignore[attr-defined]
+    return typer.main.get_group(module.app).commands[name]
 
 
 class _Commands(TyperGroup):
