@@ -66,6 +66,7 @@ from zeropass.diff.watch_list import looked_up
 from zeropass.errors import BadOption
 from zeropass.labels.render import render_labels
 from zeropass.records.verdicts import default_name
+from zeropass.relations.render import render_relations, render_sets
 from zeropass.render.terminal import facts_table, render, render_families, render_find, render_proof
 from zeropass.render.tour import print_tour
 from zeropass.stitch.render import render_classes, render_stitch
@@ -343,6 +344,59 @@ def label(
     if not print_json(labels.to_json(), as_json):
         with text_output() as console:
             console.print(render_labels(labels) if labels.notes else "No label is kept; --with COMMAND makes some.")
+
+
+def _print_sets(requested: bool) -> None:
+    if requested:
+        with text_output() as console:
+            console.print(render_sets())
+        raise typer.Exit
+
+
+@app.command()
+def relation(
+    what: Either,
+    pairs: Annotated[
+        Path | None,
+        typer.Argument(metavar="PAIRS", help="A file of pairs: two words a line, with a tab between them."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME", help="A set that ships with zeropass; may be repeated."),
+    ] = None,
+    _list_sets: Annotated[
+        bool,
+        typer.Option("--sets", callback=_print_sets, is_eager=True, help="List the sets that ship with it and exit."),
+    ] = False,
+    k: Count = 10,
+    frame: Frame = None,
+    tokens: Tokens = None,
+    layers: Layers = None,
+    seed: Annotated[int, typer.Option(min=0, help="The seed of the shuffles.")] = 0,
+    adapter: Adapters = None,
+    weight: Weights = None,
+    lens: LensOption = "auto",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Find the heads that take the left word of a pair to the right one, as a country to its capital.
+
+    Without PAIRS and --set, all sets are measured. Each head is held against shuffled pairs.
+    """
+    with reporting() as report:
+        report("opening", 0, 1)
+        if is_atlas(what):
+            weights = {"adapter": adapter, "weight": weight, "device": device != "cpu"}
+            refuse_weights_only(what, weights | {"lens": lens not in ("auto", "none")}, "relation MODEL …")
+            source: Any = zp.open_atlas(what)
+        else:
+            adapters = adapters_of(adapter, weight)
+            source = zp.load(put_adapters(open_named(what, device), adapters, weight), lens=lens)
+        options: dict[str, Any] = {"frame": frame, "tokens": tokens, "layers": parse_layers(layers)}
+        relations = zp.relation(source, pairs, sets=sets or (), k=k, **options, seed=seed, progress=report)
+    if not print_json(relations.to_json(), as_json):
+        with text_output() as console:
+            console.print(render_relations(relations))
 
 
 @app.command()
