@@ -199,7 +199,7 @@ def test_a_shipped_set_says_what_it_is_and_where_it_comes_from(name: str) -> Non
 
 def test_sets_of_the_vocabulary_are_what_they_say(lens: zp.Lens) -> None:
     vocab, shown, words = lens.model.vocab, *(lens.view(view).mask.numpy() for view in ("default", "words"))
-    made = {name: of_vocabulary(name, vocab, shown, words) for name in VOCABULARY_SETS}
+    made = of_vocabulary([*VOCABULARY_SETS], vocab, shown, words)
     text = {
         name: [(vocab.text(left[0]), vocab.text(right)) for left, right in each.pairs] for name, each in made.items()
     }
@@ -211,7 +211,7 @@ def test_sets_of_the_vocabulary_are_what_they_say(lens: zp.Lens) -> None:
 def test_brackets_letters_and_capitals_are_told_from_a_vocabulary_that_has_them() -> None:
     vocab = zp.open_model("models/first").vocab
     everything = vocab.mask("all")
-    made = {name: of_vocabulary(name, vocab, everything, everything) for name in VOCABULARY_SETS}
+    made = of_vocabulary([*VOCABULARY_SETS], vocab, everything, everything)
     text = {
         name: [(vocab.text(left[0]), vocab.text(right)) for left, right in each.pairs] for name, each in made.items()
     }

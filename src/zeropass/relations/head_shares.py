@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -31,41 +32,52 @@ class HeadShares:
     copied: Tensor
 
 
+@dataclass(frozen=True, eq=False)
+class _Places:
+    """The rows and columns of one set in a `PairTable`.
+
+    Attributes:
+        lefts: The row of each pair's left word, (n,).
+        rights: The column of each pair's right word, (n,).
+        copies: The rows and columns of left words that are a single token with a rank, (2, m).
+    """
+
+    lefts: Tensor
+    rights: Tensor
+    copies: Tensor
+
+
 class PairTable:
-    """The words of all sets, each word once, and where the words of each set are among them.
+    """The words of all sets, each word once, and the places of each set's words among them.
 
     A left word of several tokens stands for their mean: what the head would move if it attended to each alike. From
     every row the mean row of the map is subtracted, which a head adds whatever word it attends to.
 
     Args:
         sets: The sets.
-        ranked: The ids of the tokens that have a rank, ascending, (V',).
+        ranked: The ids of the tokens that have a rank, ascending, (V',); among them are all right words.
     """
 
     def __init__(self, sets: Sequence[TokenPairs], ranked: Tensor) -> None:
-        lefts = list(dict.fromkeys(left for pairs in sets for left, _ in pairs.pairs))
-        own = {left: left[0] for left in lefts if len(left) == 1}
-        rights = list(dict.fromkeys([*(right for pairs in sets for _, right in pairs.pairs), *own.values()]))
+        rank = {i: at for at, i in enumerate(ranked.tolist())}
+        lefts = list(dict.fromkeys(left for token_pairs in sets for left, _ in token_pairs.pairs))
+        single = {left: left[0] for left in lefts if len(left) == 1 and left[0] in rank}
+        rights = dict.fromkeys([right for token_pairs in sets for _, right in token_pairs.pairs] + [*single.values()])
+        integers = partial(torch.tensor, dtype=torch.int64, device=ranked.device)
         row, column = ({word: at for at, word in enumerate(words)} for words in (lefts, rights))
-        device = ranked.device
         self._ranked = ranked
-        places = torch.tensor(rights, device=device)
-        columns = torch.searchsorted(ranked, places).clamp_max(len(ranked) - 1)
-        has_rank = ranked[columns] == places
-        self._columns = torch.where(has_rank, columns, 0)
-        self._ids = torch.tensor([i for left in lefts for i in left], device=device)
-        self._starts = torch.tensor([0, *(len(left) for left in lefts[:-1])], device=device).cumsum(0)
+        self._columns = integers([rank[right] for right in rights])
+        self._ids = integers([i for left in lefts for i in left])
+        self._starts = integers([0, *(len(left) for left in lefts[:-1])]).cumsum(0)
         self._places = [
-            (
-                torch.tensor([row[left] for left, _ in pairs.pairs], device=device),
-                torch.tensor([column[right] for _, right in pairs.pairs], device=device),
-                [
-                    (row[left], column[own[left]])
-                    for left, _ in pairs.pairs
-                    if left in own and bool(has_rank[column[own[left]]])
-                ],
+            _Places(
+                lefts=integers([row[left] for left, _ in pairs]),
+                rights=integers([column[right] for _, right in pairs]),
+                copies=integers([(row[left], column[single[left]]) for left, _ in pairs if left in single])
+                .view(-1, 2)
+                .T,
             )
-            for pairs in sets
+            for pairs in (token_pairs.pairs for token_pairs in sets)
         ]
 
     def shares(self, product: Factored, k: int) -> Iterator[HeadShares]:
@@ -80,9 +92,12 @@ class PairTable:
         poles = row_poles(chosen, k, self._columns)
         reached = torch.stack((poles.some >= poles.high[:, None], poles.some <= poles.low[:, None]))
         z = (poles.some - mean[:, None]) / std.clamp_min(torch.finfo(std.dtype).tiny)[:, None]
-        for rows, columns, own in self._places:
-            copied = reached[:, [row for row, _ in own], [column for _, column in own]]
-            yield HeadShares(reached[:, rows][:, :, columns], z[rows][:, columns], copied)
+        for at in self._places:
+            yield HeadShares(
+                reached=reached[:, at.lefts][:, :, at.rights],
+                z=z[at.lefts][:, at.rights],
+                copied=reached[:, at.copies[0], at.copies[1]],
+            )
 
     def shares_of_pairs(self, product: Factored, k: int) -> list[float]:
         """Return the share of pairs of each set whose right word is among the k highest scores of the left one's row.
@@ -93,7 +108,7 @@ class PairTable:
         """
         poles = row_poles(self._chosen(product), k, self._columns)
         reached = poles.some >= poles.high[:, None]
-        return [float(reached[rows, columns].double().mean()) for rows, columns, _ in self._places]
+        return [float(reached[at.lefts, at.rights].double().mean()) for at in self._places]
 
     def _chosen(self, product: Factored) -> Factored:
         """Return the rows of the left words, less the mean row, and the columns of the tokens with a rank."""

@@ -116,9 +116,9 @@ class Relation(Several[HeadScore], ShortRepr, AsTable, AsFigure):
 
     @property
     def _copied(self) -> bool:
-        """True if heads write the right words, and none more of them than copying alone."""
-        shares = [score.share for score in self.named if score.pole == POLES[0]]
-        return bool(shares) and max(shares) <= self.by_copying
+        """True if heads write the right words, other than by copying, and none more of them than copying alone."""
+        written = [score for score in self.named if score.pole == POLES[0] and score.share != score.copies]
+        return bool(written) and max(score.share for score in written) <= self.by_copying
 
     @property
     def _nothing(self) -> str:

@@ -174,9 +174,12 @@ def _chosen(
     if unknown := [name for name in names if name not in set_names()]:
         raise BadOption(f"There is no set {shown_text(unknown[0])}; sets are {', '.join(set_names())}.")
     is_everything = given is None and not names
-    sets = [_tokens(lens, view, name) for name in dict.fromkeys(set_names() if is_everything else names)]
-    if given is not None:
-        sets.insert(0, looked_up(given, lens.model.vocab, view.mask.cpu().numpy()))
+    vocab, shown = lens.model.vocab, view.mask.cpu().numpy()
+    chosen = list(dict.fromkeys(set_names() if is_everything else names))
+    of_files = {name: looked_up(shipped_sets()[name], vocab, shown) for name in chosen if name in shipped_sets()}
+    names_of_rest = [name for name in chosen if name not in of_files]
+    made = of_files | of_vocabulary(names_of_rest, vocab, shown, lens.view("words").mask.cpu().numpy())
+    sets = [*([] if given is None else [looked_up(given, vocab, shown)]), *(made[name] for name in chosen)]
     few = [token_pairs for token_pairs in sets if len(token_pairs.pairs) < FEWEST]
     if few and (not is_everything or len(few) == len(sets)):
         reasons = ", ".join(f"{count} {reason}" for reason, count in few[0].unused.items()) or "it has no others"
@@ -185,14 +188,6 @@ def _chosen(
             f"shuffles need at least {FEWEST}."
         )
     return [each for each in sets if each not in few], tuple(each.name for each in few)
-
-
-def _tokens(lens: Lens, view: Shown, name: str) -> TokenPairs:
-    """Return a set that ships with the package, or that the vocabulary gives, as tokens."""
-    vocab, shown = lens.model.vocab, view.mask.cpu().numpy()
-    if name in VOCABULARY_SETS:
-        return of_vocabulary(name, vocab, shown, lens.view("words").mask.cpu().numpy())
-    return looked_up(shipped_sets()[name], vocab, shown)
 
 
 @dataclass

@@ -1,7 +1,7 @@
 """Pairs as tokens: words looked up in a vocabulary, and sets that the vocabulary itself gives. No torch."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,27 +87,34 @@ def _lacking(left: tuple[int, ...], right: tuple[int, ...], vocab: Vocabulary, s
     return _SELF if right[0] in left else ""
 
 
-def of_vocabulary(name: str, vocab: Vocabulary, shown: Bools, words: Bools) -> TokenPairs:
-    """Return a set of `VOCABULARY_SETS`, which has no pairs if the vocabulary has none.
+def of_vocabulary(names: Sequence[str], vocab: Vocabulary, shown: Bools, words: Bools) -> dict[str, TokenPairs]:
+    """Return sets of `VOCABULARY_SETS` by name; one has no pairs if the vocabulary has none.
 
     Args:
-        name: The name of the set.
+        names: The names of the sets.
         vocab: The vocabulary.
         shown: The tokens that have a rank, (V,).
         words: Those that are complete words, numbers or signs, (V,): the view ``words``.
     """
-    about, make = VOCABULARY_SETS[name]
-    texts = {vocab.text(i): i for i in np.flatnonzero(shown)[::-1].tolist() if not vocab.is_continuation(i)}
-    both = shown & words
-    every = list(make(texts, _full_words(vocab, np.flatnonzero(both).tolist())))
+    if not names:
+        return {}
+    every = [i for i in np.flatnonzero(shown).tolist() if not vocab.is_continuation(i)]
+    texts = {i: vocab.text(i) for i in every}
+    tokens = {text: i for i, text in reversed(texts.items())}
+    full = _full_words(vocab, {i: text for i, text in texts.items() if words[i]})
+    return {name: _spread(name, list(VOCABULARY_SETS[name][1](tokens, full))) for name in names}
+
+
+def _spread(name: str, every: list[tuple[int, int]]) -> TokenPairs:
+    """Return at most `MOST_OF_VOCABULARY` pairs, evenly spread over all."""
     places = np.unique(np.linspace(0, len(every) - 1, min(MOST_OF_VOCABULARY, len(every))).round().astype(int))
     pairs = tuple(((every[at][0],), every[at][1]) for at in places.tolist())
-    return TokenPairs(name, about, "the vocabulary", pairs, {})
+    return TokenPairs(name, VOCABULARY_SETS[name][0], "the vocabulary", pairs, {})
 
 
-def _full_words(vocab: Vocabulary, ids: Iterable[int]) -> Tokens:
+def _full_words(vocab: Vocabulary, texts: Mapping[int, str]) -> Tokens:
     """Return the tokens that stand for a word of letters: where words are marked by a space, those that have it."""
-    forms = [(i, *vocab.boundary(vocab.text(i))) for i in ids if not vocab.is_continuation(i)]
+    forms = [(i, *vocab.boundary(text)) for i, text in texts.items()]
     marked = [(i, word) for i, is_marked, word in forms if is_marked and word.isalpha()]
     words = marked or [(i, word) for i, _, word in forms if word.isalpha()]
     return {word: i for i, word in reversed(words)}
