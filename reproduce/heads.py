@@ -1,4 +1,4 @@
-"""Hold the catalogue of heads against the running model, and print the tables of docs/circuits.md.
+"""Hold the catalogue of heads against the running model, and print the tables of docs/heads.md.
 
 The model runs on text that it wrote itself and on random tokens that are repeated. Of each head is taken the attention
 that it pays to the token before, to the token itself, to earlier tokens that are the same and to the first one, and how

@@ -176,6 +176,7 @@ def _two(golden: Golden) -> None:
     golden.files(aligned)
     golden.run("match", "match", first, "L1.ff.3", second)
     golden.run("match-json", "match", first, "L1.ff.3", second, "--json")
+    golden.run("relation", "relation", first, "--set", "family", "--set", "copying", "--layers", "2:4")
     golden.run("diff", "diff", first, tuned, "--out", change, "--build")
     golden.files(change)
     golden.run("diff-json", "diff", first, tuned, "--json")

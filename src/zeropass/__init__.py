@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from zeropass.numerics.factored import Factored
     from zeropass.numerics.top_pairs import TopPairs, top_pairs
     from zeropass.records.proofs import Proof
+    from zeropass.relations.results import Relations
+    from zeropass.relations.run import relation
     from zeropass.stitch.results import Stitch
     from zeropass.stitch.run import StitchOptions, stitch_models, transplant
     from zeropass.stitch.stitched import classify, load_stitched
@@ -89,6 +91,7 @@ __all__ = [
     "Options",
     "Proof",
     "Push",
+    "Relations",
     "Screening",
     "Sources",
     "Stitch",
@@ -130,6 +133,7 @@ __all__ = [
     "read_alignment",
     "read_evidence",
     "read_lens",
+    "relation",
     "screen",
     "serve",
     "serve_mcp",
@@ -173,6 +177,8 @@ _NAMES_BY_MODULE = {
     "zeropass.diff.diff_folder": ("write_diff",),
     "zeropass.evidence.proof": ("prove",),
     "zeropass.records.proofs": ("Proof",),
+    "zeropass.relations.results": ("Relations",),
+    "zeropass.relations.run": ("relation",),
     "zeropass.evidence.run": ("collect_evidence",),
     "zeropass.evidence.results": ("Evidence", "read_evidence"),
     "zeropass.numerics.factored": ("Factored",),

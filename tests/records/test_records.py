@@ -174,6 +174,7 @@ def test_the_public_names_are_as_listed() -> None:
         ),
         *("Push", "Chosen", "Sources", "export_site", "lens_of", "open_sources", "pairs_with", "serve", "serve_mcp"),
         *("Labels", "kept_labels", "label"),
+        *("Relations", "relation"),
         *("Screening", "screen", "thresholds_of", "write_thresholds"),
         *("Stitch", "StitchOptions", "bridge", "classify", "load_stitched", "stitch_models", "translate", "transplant"),
     }

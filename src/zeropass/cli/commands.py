@@ -31,6 +31,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "Have another program say in a sentence what lists have in common, and score it against wrong lists.",
     ),
     "info": ("showing", "Say what a model or an atlas is and which parts of it are read, with sizes and hashes."),
+    "relation": (
+        "tracing",
+        "Find the heads that take the left word of a pair to the right one, as a country to its capital.",
+    ),
     "heads": (
         "tracing",
         "Say of every attention head what it does: copies, suppresses, attends to the token before, closes brackets.",

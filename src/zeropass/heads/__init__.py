@@ -1,1 +1,1 @@
-"""A catalogue of heads: what each attention head does, judged against random heads (docs/circuits.md)."""
+"""A catalogue of heads: what each attention head does, judged against random heads (docs/heads.md)."""

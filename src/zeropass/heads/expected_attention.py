@@ -3,7 +3,7 @@
 The last token of such a text is the query. The keys are the first token of the text, any tokens in between and the
 token itself, each at its place, so that rotations, biases of distances, windows and added positions all have their say.
 Each position gets the mean of ``exp`` of its logits over tokens, and a softmax over positions makes shares of these
-(docs/circuits.md).
+(docs/heads.md).
 """
 
 import math
