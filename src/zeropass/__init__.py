@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from zeropass.atlas.schema import Options
     from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
+    from zeropass.circuits.results import HeadPairs
+    from zeropass.circuits.run import head_pairs
     from zeropass.diff.against import against
     from zeropass.diff.against_folder import write_against
     from zeropass.diff.against_results import Against
@@ -79,6 +81,7 @@ __all__ = [
     "Evidence",
     "Factored",
     "Frames",
+    "HeadPairs",
     "Labels",
     "Lens",
     "LensMaps",
@@ -106,6 +109,7 @@ __all__ = [
     "compare",
     "export_site",
     "fired_passages",
+    "head_pairs",
     "kept_labels",
     "label",
     "lens_of",
@@ -156,6 +160,8 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.schema": ("Options",),
     "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
+    "zeropass.circuits.results": ("HeadPairs",),
+    "zeropass.circuits.run": ("head_pairs",),
     "zeropass.diff.against": ("against",),
     "zeropass.diff.against_folder": ("write_against",),
     "zeropass.diff.against_results": ("Against",),
