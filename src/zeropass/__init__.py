@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from zeropass.atlas.schema import Options
     from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
-    from zeropass.circuits.results import HeadPairs
-    from zeropass.circuits.run import head_pairs
+    from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads
+    from zeropass.circuits.run import feeds, head_pairs, induction_heads
     from zeropass.diff.against import against
     from zeropass.diff.against_folder import write_against
     from zeropass.diff.against_results import Against
@@ -80,8 +80,10 @@ __all__ = [
     "Diff",
     "Evidence",
     "Factored",
+    "Feeds",
     "Frames",
     "HeadPairs",
+    "InductionHeads",
     "Labels",
     "Lens",
     "LensMaps",
@@ -108,8 +110,10 @@ __all__ = [
     "collect_evidence",
     "compare",
     "export_site",
+    "feeds",
     "fired_passages",
     "head_pairs",
+    "induction_heads",
     "kept_labels",
     "label",
     "lens_of",
@@ -160,8 +164,8 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.schema": ("Options",),
     "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
-    "zeropass.circuits.results": ("HeadPairs",),
-    "zeropass.circuits.run": ("head_pairs",),
+    "zeropass.circuits.results": ("Feeds", "HeadPairs", "InductionHeads"),
+    "zeropass.circuits.run": ("feeds", "head_pairs", "induction_heads"),
     "zeropass.diff.against": ("against",),
     "zeropass.diff.against_folder": ("write_against",),
     "zeropass.diff.against_results": ("Against",),

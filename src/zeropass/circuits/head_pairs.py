@@ -4,7 +4,7 @@ A layer at a time: what earlier heads write travels along the stream, and meets 
 read with. Only d_h rows a head are kept; the products are (heads d_h) x (heads d_h) for two layers at a time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +26,18 @@ FEWEST = 8
 Floats = npt.NDArray[np.float32]
 
 
-def travelling(frames: Frames, flow: Flow) -> Iterator[tuple[int, LayerHeads, dict[int, Tensor]]]:
+def travelling(
+    frames: Frames, flow: Flow, written: Callable[[LayerHeads], Tensor]
+) -> Iterator[tuple[int, LayerHeads, dict[int, Tensor]]]:
     """Yield for each layer with attention its heads, and what the heads of earlier layers wrote as it arrives there.
 
-    The rows of `LayerHeads.writes` arrive, by layer, centred where the norm that they meet centres them.
+    Args:
+        frames: The frames.
+        flow: The way from layer to layer.
+        written: The rows that the heads of a layer write, (heads, w, d).
+
+    Yields:
+        The layer, its heads and, by earlier layer, the rows as the heads meet them.
     """
     model, attention = frames.model, set(attending(frames.model))
     rows: dict[int, Tensor] = {}
@@ -40,7 +48,7 @@ def travelling(frames: Frames, flow: Flow) -> Iterator[tuple[int, LayerHeads, di
             yield layer, heads, {at: centred(frames, x) for at, x in rows.items()}
         rows = flow.passed(rows, station)
         if heads is not None:
-            rows[layer] = heads.writes
+            rows[layer] = written(heads)
 
 
 def centred(frames: Frames, rows: Tensor) -> Tensor:
@@ -60,7 +68,7 @@ def pair_table(frames: Frames, flow: Flow, progress: Progress) -> PairTable:
     starts = dict(zip(layers, np.cumsum([0, *counts]).tolist(), strict=False))
     shape = len(INPUTS), sum(counts), sum(counts)
     table = PairTable(flow.name, *(np.full(shape, np.nan, np.float32) for _ in range(6)))
-    for step, (layer, heads, rows) in enumerate(travelling(frames, flow)):
+    for step, (layer, heads, rows) in enumerate(travelling(frames, flow, lambda heads: heads.writes)):
         progress(f"pairs of heads, {flow.name}", step, len(layers))
         reads, d = _Side(heads.reads), dimensions(frames)
         for earlier, written in rows.items():

@@ -6,11 +6,21 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from zeropass.circuits.results import COMPOSITION_COLUMNS, HeadPairs, composition_cells
+from zeropass.circuits.results import (
+    COMPOSITION_COLUMNS,
+    FEED_COLUMNS,
+    INDUCTION_COLUMNS,
+    Feeds,
+    HeadPairs,
+    InductionHeads,
+    composition_cells,
+    feed_cells,
+    induction_cells,
+)
 from zeropass.render.terminal import ROLE_STYLE
 from zeropass.tokens.vocabulary import shown_text
 
-__all__ = ["render_pairs"]
+__all__ = ["render_feeds", "render_induction", "render_pairs"]
 
 
 def render_pairs(pairs: HeadPairs, k: int) -> RenderableType:
@@ -27,6 +37,23 @@ def render_pairs(pairs: HeadPairs, k: int) -> RenderableType:
             parts.append(Text(f"{into.upper()}-composition, {table.path}: the best of {best.compared:,}", style="bold"))
             parts.append(plain_table(COMPOSITION_COLUMNS, map(composition_cells, best.pairs)))
     return Group(*parts, *notes_below(pairs.notes))
+
+
+def render_feeds(feeds: Feeds) -> RenderableType:
+    """Render the wiring of one parameter: what feeds it first, then what it feeds."""
+    parts: list[RenderableType] = []
+    for table in sorted(feeds.tables, key=lambda table: table.relation == "feeds"):
+        parts.append(Text(table.title, style="bold"))
+        if table.feeds:
+            parts.append(plain_table(FEED_COLUMNS, map(feed_cells, table.feeds)))
+    return Group(*parts, *notes_below(feeds.notes))
+
+
+def render_induction(heads: InductionHeads, k: int) -> RenderableType:
+    """Render the first k heads by how likely they do induction."""
+    title = Text(f"Induction heads, from weights: the best of {len(heads):,}", style="bold")
+    rows = map(induction_cells, heads.heads[:k])
+    return Group(title, plain_table(INDUCTION_COLUMNS, rows, left=1), *notes_below(heads.notes))
 
 
 def plain_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int = 2) -> Table:

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
-from zeropass.records.numbers import NOTHING, plain
+from zeropass.records.numbers import NOTHING, coefficient, plain
 from zeropass.records.panels import AsFigure, AsFigures, Bars, HeatMap, Panel
 from zeropass.records.parameters import AsJson, html_note
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
 
-__all__ = ["Composition", "Compositions", "HeadPairs", "PairTable", "html_table"]
+__all__ = ["Composition", "Compositions", "Feed", "FeedTable", "Feeds", "HeadPairs", "PairTable"]
+__all__ += ["InductionHead", "InductionHeads", "html_table"]
 
 INPUTS = ("q", "k", "v")
 """The inputs of a head."""
@@ -260,6 +261,209 @@ class HeadPairs(ShortRepr, AsTable, AsFigures):
                 values=cells,
                 scale="z",
             )
+
+
+@dataclass(frozen=True, repr=False)
+class Feed(ShortRepr):
+    """A parameter that another one feeds, or that feeds it.
+
+    Attributes:
+        address: Its address.
+        role: Its role; for a head the input (``q``, ``k``, ``v``), or ``vo`` for what it writes.
+        score: The cosine of two vectors; if either is a head, their composition, from 0 to 1.
+        null: The mean score of what takes the other's place under the null.
+        z: The distance from that mean in standard deviations; for compositions that of their squares.
+        above: True if as many normal scores reach that z in one table of twenty.
+    """
+
+    address: str
+    role: str
+    score: float
+    null: float
+    z: float
+    above: bool
+
+
+@dataclass(frozen=True, repr=False)
+class FeedTable(Several[Feed], ShortRepr, AsTable):
+    """The parameters that one feeds or is fed by, in one role and along one way: a sequence of them, the best first.
+
+    Attributes:
+        address: The address of the parameter.
+        role: Its role.
+        relation: ``feeds`` or ``is fed by``.
+        path: ``direct`` or ``flow``.
+        kind: ``vectors`` (neurons, columns and rows of heads) or ``heads``.
+        compared: The number of parameters that these were chosen from.
+        threshold: The z from which one is above the null.
+        feeds: The parameters.
+    """
+
+    address: str
+    role: str
+    relation: str
+    path: str
+    kind: str
+    compared: int
+    threshold: float
+    feeds: tuple[Feed, ...]
+
+    _ITEMS = "feeds"
+
+    @property
+    def title(self) -> str:
+        """The heading: what feeds what, and how many were compared."""
+        above = sum(feed.above for feed in self.feeds)
+        count = f"{above} of {len(self.feeds)} above the null" if self.feeds else "none"
+        where = "later" if self.relation == "feeds" else "earlier"
+        return (
+            f"{self.address} {self.role} {self.relation}, {self.path}: "
+            f"the best of {self.compared:,} {where} {self.kind}, {count}"
+        )
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each parameter."""
+        place = {"of": self.address, "of_role": self.role, "relation": self.relation, "path": self.path}
+        for rank, feed in enumerate(self.feeds):
+            yield {**place, "kind": self.kind, "rank": rank, **plain_fields(feed)}
+
+
+FEED_COLUMNS = ("address", "role", "", "score", "null", "z")
+"""The columns of a table of what a parameter feeds."""
+
+
+def feed_cells(feed: Feed) -> tuple[str, ...]:
+    """Return the cells of a parameter in a table of feeds."""
+    faint = "" if feed.above else "within the null"
+    return feed.address, feed.role, faint, f"{feed.score:+.3f}", f"{feed.null:+.3f}", plain(feed.z, "+")
+
+
+@dataclass(frozen=True, repr=False)
+class Feeds(Several[FeedTable], AsJson, AsFigures):
+    """The wiring of one parameter: tables by role, way and kind.
+
+    Attributes:
+        model: The name of the model.
+        address: The address of the parameter.
+        lens: The lens whose flow was used, in words; empty for none.
+        tables: The tables.
+        notes: Notes on them.
+    """
+
+    model: str
+    address: str
+    lens: str
+    tables: tuple[FeedTable, ...]
+    notes: tuple[str, ...] = ()
+
+    _ITEMS = "tables"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield the rows of all tables."""
+        for table in self.tables:
+            yield from table.table_rows()
+
+    def panels(self) -> Iterator[Panel]:
+        """Yield the z of each parameter of each table that has some."""
+        for table in self.tables:
+            if table.feeds:
+                yield Bars(
+                    title=f"{table.address} {table.role} {table.relation}, {table.path}",
+                    notes=(f"of {table.compared:,} {table.kind}; dashed: the null reaches it in one table of twenty",),
+                    x="z",
+                    right=[(f"{feed.address} {feed.role}", feed.z) for feed in table.feeds],
+                    lines=(table.threshold,),
+                )
+
+    def _repr_html_(self) -> str:
+        tables = (
+            f"<p><b>{html.escape(table.title)}</b></p>{html_table(FEED_COLUMNS, map(feed_cells, table.feeds))}"
+            for table in self.tables
+        )
+        return "".join(tables) + "".join(map(html_note, self.notes))
+
+
+@dataclass(frozen=True, repr=False)
+class InductionHead(ShortRepr):
+    """A head that may do induction, from the weights, with the earlier head that makes it most likely.
+
+    Attributes:
+        head: Its address.
+        previous: The address of the earlier head, which attends to the previous token.
+        attention: The mean attention of the earlier head to the previous token, from rows that stand for tokens.
+        match: How well queries match the same token in what the earlier head wrote to the keys: the mean of the
+            diagonal of their map from tokens to tokens, in standard deviations of its entries.
+        copying: The same of what the head attends to and what it writes.
+        deviation: The standard deviation of both under shuffled tokens.
+        score: ``attention`` times ``match``: what heads are ordered by.
+        measured: Its induction score in the running model; None if it was not run.
+        measured_previous: The attention of the earlier head to the previous token in the running model.
+    """
+
+    head: str
+    previous: str
+    attention: float
+    match: float
+    copying: float
+    deviation: float
+    score: float
+    measured: float | None = None
+    measured_previous: float | None = None
+
+
+@dataclass(frozen=True, repr=False)
+class InductionHeads(Several[InductionHead], AsJson, AsFigure):
+    """The heads of a model by how likely they do induction, from the weights: a sequence of them, the best first.
+
+    Attributes:
+        model: The name of the model.
+        lens: The lens that they were read through, in words; empty for the weights alone.
+        heads: The heads.
+        notes: Notes on them.
+    """
+
+    model: str
+    lens: str
+    heads: tuple[InductionHead, ...]
+    notes: tuple[str, ...] = ()
+
+    _ITEMS = "heads"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each head."""
+        yield from map(plain_fields, self.heads)
+
+    def panel(self) -> Bars:
+        """Return the scores of the first heads."""
+        return Bars(
+            title=f"Induction heads of {self.model}, from weights",
+            x="attention to the previous token x match",
+            right=[(f"{head.previous} → {head.head}", head.score) for head in self.heads[:MOST_BARS]],
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table(INDUCTION_COLUMNS, map(induction_cells, self.heads[:MOST_BARS]), self.notes)
+
+
+MOST_BARS = 24
+"""The largest number of heads in a figure."""
+
+INDUCTION_COLUMNS = ("head", "reads of", "previous", "match", "copying", "score", "run: induction", "run: previous")
+"""The columns of a table of induction heads."""
+
+
+def induction_cells(head: InductionHead) -> tuple[str, ...]:
+    """Return the cells of a head in a table of induction heads."""
+    measured = (NOTHING if x is None else coefficient(x) for x in (head.measured, head.measured_previous))
+    return (
+        head.head,
+        head.previous,
+        coefficient(head.attention),
+        f"{head.match:+.2f}",
+        f"{head.copying:+.2f}",
+        f"{head.score:+.2f}",
+        *measured,
+    )
 
 
 def html_table(columns: Sequence[str], rows: Iterable[Sequence[str]], notes: Iterable[str] = ()) -> str:

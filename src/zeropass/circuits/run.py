@@ -1,19 +1,26 @@
 """Ask for the wiring of a model in one call: pairs of heads, what a parameter feeds, induction heads."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from zeropass._io.progress import Progress, callback, shows_progress
+from zeropass._io.progress import Progress, callback, shows_progress, waiting
+from zeropass.arch.spec import check_count
+from zeropass.circuits.feeds import feed_tables
 from zeropass.circuits.flow import paths_of, without_flow
 from zeropass.circuits.head_factors import attending, head_addresses, require_wiring
 from zeropass.circuits.head_pairs import dimensions, pair_table
-from zeropass.circuits.results import HeadPairs
-from zeropass.lens import Lens, load
+from zeropass.circuits.induction import induction, require_offsets
+from zeropass.circuits.measured import attention_scores, repeated_tokens
+from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads
+from zeropass.lens import READING, Lens, load
+from zeropass.model.address import Address, parse
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.opening import ModelLike
 
-__all__ = ["head_pairs"]
+__all__ = ["feeds", "head_pairs", "induction_heads"]
 
 Source = Lens | ModelLike
 """A model that is asked about: the lens that `load` returned, or what it takes."""
@@ -68,6 +75,114 @@ def head_pairs(
     )
 
 
+@waiting(READING)
+@torch.no_grad()
+def feeds(source: Source, address: str | Address, *, k: int = 12, lens: str | Path | LensMaps | None = "auto") -> Feeds:
+    """Return the parameters that one feeds and those that feed it, beside a null.
+
+    Args:
+        source: A model: what `load` returned, or what it takes.
+        address: A neuron, a head, or a column or row of a head; all its roles if it names none.
+        k: The number of parameters of each table.
+        lens: The lens, for a name (`load`).
+
+    Returns:
+        A table for each role, way and kind: vectors and heads; by the flow with a lens that holds Jacobians.
+
+    Raises:
+        BadAddress: If the address is out of range, or names what has no others of its kind in its layer.
+        CannotRun: As `head_pairs`.
+
+    Example:
+        >>> import zeropass as zp
+        >>> wiring = zp.feeds(zp.load("models/first", lens=None), "L1.ff.3.value", k=3)
+        >>> [(table.relation, table.kind, len(table)) for table in wiring]
+        [('feeds', 'vectors', 3), ('feeds', 'heads', 3)]
+    """
+    check_count(k)
+    opened = opened_lens(source, lens)
+    model, maps = opened.model, opened.frames.lens
+    paths = paths_of(model, maps)
+    return Feeds(
+        model=model.name,
+        address=str(parse(address)),
+        lens=maps.facts.words if maps is not None and len(paths) > 1 else "",
+        tables=tuple(feed_tables(opened.frames, address, paths, k)),
+        notes=tuple(filter(None, (FEEDS_NOTE, without_flow(model, maps)))),
+    )
+
+
+@shows_progress
+@torch.no_grad()
+def induction_heads(
+    source: Source,
+    *,
+    lens: str | Path | LensMaps | None = "auto",
+    run: bool = False,
+    progress: Progress | bool = True,
+) -> InductionHeads:
+    """Return the heads of a model by how likely they do induction, from the weights alone or beside a run.
+
+    A head does induction if its keys read what an earlier head wrote that attends to the previous token, and if its
+    queries match the same token in that. The score is the attention of the earlier head to the previous token times
+    that match (docs/circuits.md).
+
+    Args:
+        source: A model: what `load` returned, or what it takes.
+        lens: The lens, for a name (`load`). With one, heads read the states that it gives for tokens.
+        run: True to run the model on random tokens that repeat, and to give what its heads attend to there.
+        progress: As `head_pairs`.
+
+    Returns:
+        The heads, the best first; those of the first layer with attention have no earlier head and are left out.
+
+    Raises:
+        CannotRun: As `head_pairs`, and if positions are added to the embedding or tokens see those that follow.
+
+    Example:
+        >>> import zeropass as zp
+        >>> heads = zp.induction_heads(zp.load("models/first", lens=None))
+        >>> heads[0].head, heads[0].previous, heads[0].measured
+        ('L2.attn.4', 'L1.attn.5', None)
+    """
+    opened, report = opened_lens(source, lens), callback(progress)
+    require_offsets(opened.frames)
+    heads = sorted(induction(opened.frames, report), key=lambda head: -head.score)
+    if run:
+        report("running", 0, 1)
+        ids = repeated_tokens(opened.model, length=REPEATED)
+        previous, repeats = attention_scores(opened.model, ids, REPEATED)
+        heads = [
+            replace(head, measured=_at(repeats, head.head), measured_previous=_at(previous, head.previous))
+            for head in heads
+        ]
+    seen = "seen" in opened.frames.lens_frames
+    return InductionHeads(
+        model=opened.model.name,
+        lens=opened.frames.lens.facts.words if seen and opened.frames.lens is not None else "",
+        heads=tuple(heads),
+        notes=(INDUCTION_NOTE,) if heads else (),
+    )
+
+
+REPEATED = 64
+"""The number of random tokens that are repeated in a run."""
+
+
+def _at(scores: dict[int, Tensor], address: str) -> float:
+    """Return the score of a head by its address."""
+    place = parse(address)
+    return float(scores[place.layer][place.head])
+
+
+INDUCTION_NOTE = (
+    "match and copying are means of diagonals of maps from tokens to tokens, in standard deviations of their entries; "
+    "of shuffled tokens they are 0. Both are needed, and neither says how often the head is used."
+)
+FEEDS_NOTE = (
+    "The null: others of the same layer and role in the parameter's place. Scores say how well vectors fit, not how "
+    "strongly the parameter fires."
+)
 PAIRS_NOTE = (
     "Rotary positions and biases are left out. z is against random turns of one head, which any common direction of "
     "trained heads beats: compare it with that of other pairs."

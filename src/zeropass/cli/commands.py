@@ -19,6 +19,7 @@ from zeropass._io.progress import reporting, waiting
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
+from zeropass.circuits.render import render_feeds, render_induction, render_pairs
 from zeropass.cli.inputs import (
     adapters_of,
     is_atlas,
@@ -294,6 +295,42 @@ def find(
     if not print_json(record.to_json(), as_json):
         with text_output() as console:
             console.print(render_find(record, k))
+
+
+@app.command()
+def circuit(
+    model: Model,
+    address: OrVector = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many of each table.")] = 8,
+    induction: Annotated[
+        bool, typer.Option("--induction", help="Instead: previous-token heads and the induction heads that read them.")
+    ] = False,
+    run: Annotated[bool, typer.Option("--run", help="With --induction: run the model as well, to compare.")] = False,
+    lens: LensOption = "auto",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Say what feeds a parameter and what it feeds; without ADDRESS, which heads read what other heads write."""
+    if induction and address is not None:
+        raise BadOption(f"--induction is about all heads, so it takes no address ({address!r}).")
+    if run and not induction:
+        raise BadOption("--run is for --induction; all else comes from the weights.")
+    result: Any
+    with reporting() as report:
+        report("opening", 0, 1)
+        reader = zp.load(open_named(model, device), lens=lens)
+        if induction:
+            result = zp.induction_heads(reader, run=run, progress=report)
+            shown = render_induction(result, k)
+        elif address is None:
+            result = zp.head_pairs(reader, progress=report)
+            shown = render_pairs(result, k)
+        else:
+            result = zp.feeds(reader, address, k=k)
+            shown = render_feeds(result)
+    if not print_json(result.to_json(), as_json):
+        with text_output() as console:
+            console.print(shown)
 
 
 @app.command()
