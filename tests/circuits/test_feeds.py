@@ -16,6 +16,8 @@ from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.vectors import vector_set
 
+MODELS = Path(__file__).parents[2] / "models"
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
@@ -116,6 +118,28 @@ def test_what_has_no_null_or_is_not_there_is_refused(lens: zp.Lens) -> None:
             zp.feeds(lens, address)
     with pytest.raises(BadOption):
         zp.feeds(lens, "L0.ff.1", k=0)
+
+
+def test_a_feature_is_wired_from_its_place_in_the_stream(run: Run) -> None:
+    lens = zp.load(MODELS / "first", lens=None)
+    wiring = zp.feeds(lens, "L2.sae.17", features=MODELS / "dictionary", k=100_000)
+    assert [(table.role, table.relation) for table in wiring[::2]] == [("encoder", "is fed by"), ("decoder", "feeds")]
+    earlier, later = (table_of(wiring, role, "direct", "vectors") for role in ("encoder", "decoder"))
+    assert {address.partition(".")[0] for address, _ in earlier} == {"L0", "L1"}
+    assert {address.partition(".")[0] for address, _ in later} == {"L2", "L3"}
+    decoder = zp.open_dictionary(lens.model, MODELS / "dictionary").set(2, "decoder").vectors.double()
+    cosines = torch.nn.functional.cosine_similarity(decoder, folded(lens.model, 3, "gate")[5][None])
+    others = torch.cat((cosines[:17], cosines[18:]))
+    score, _, z = later["L3.ff.5", "gate"]
+    assert score == pytest.approx(float(cosines[17]), abs=1e-4)
+    assert z == pytest.approx(float((cosines[17] - others.mean()) / others.std()), abs=1e-2)
+    given = ("--features", MODELS / "dictionary", "-k", 3, "--lens", "none")
+    shown = zp.feeds(lens, "L2.sae.17", features=MODELS / "dictionary", k=3).to_json()
+    printed = run.json("circuit", MODELS / "first", "L2.sae.17", *given)
+    assert printed["tables"] == json.loads(json.dumps(shown["tables"]))
+    code, _, error = run("circuit", MODELS / "first", *given)
+    assert code
+    assert "needs the ADDRESS of a feature" in error
 
 
 def test_the_ends_of_a_model_feed_nothing(lens: zp.Lens) -> None:

@@ -12,14 +12,16 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from zeropass.arch.spec import OUTSIDE, ROUTER, Side, side_of, site_of
+from zeropass.arch.spec import OUTSIDE, ROUTER, Side, Site, side_of, site_of
 from zeropass.circuits.composition import concentration, under_covariance, unit
 from zeropass.circuits.flow import Flow, Station, station_of, stations
 from zeropass.circuits.head_factors import INPUTS, layer_heads
 from zeropass.circuits.head_pairs import centred
 from zeropass.circuits.results import Feed, FeedTable
 from zeropass.errors import BadAddress
-from zeropass.model.address import Address, parse, with_roles
+from zeropass.model.address import Address, with_roles
+from zeropass.model.dictionaries import Dictionary, feature_address
+from zeropass.model.directions import Where
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.vectors import VectorSet, count_of, locate, require_head, vector_set
@@ -87,13 +89,22 @@ def _z(distance: Tensor, deviation: Tensor) -> Tensor:
     return torch.where(deviation > 0, distance / deviation, torch.zeros_like(distance))
 
 
-def feed_tables(frames: Frames, address: str | Address, paths: Sequence[Flow], k: int) -> Iterator[FeedTable]:
-    """Yield for each role and way the vectors and the heads that a parameter feeds, or that feed it.
+def feed_tables(
+    frames: Frames, address: Address, paths: Sequence[Flow], k: int, features: Dictionary | None = None
+) -> Iterator[FeedTable]:
+    """Yield for each role and way the vectors and the heads that a parameter or a feature feeds, or that feed it.
+
+    Args:
+        frames: The frames.
+        address: The address.
+        paths: The ways.
+        k: The number of parameters of each table.
+        features: The dictionary, if the address is that of a feature.
 
     Raises:
         BadAddress: If the address is out of range, or names what has no others of its kind in its layer.
     """
-    for source in _sources(frames, parse(address)):
+    for source in _sources(frames, address) if features is None else _features(frames, features, address):
         for flow in paths:
             collected: dict[str, _Collected] = {VECTORS: _Collected(), HEADS: _Collected()}
             for station, rows in _met(frames, source, flow):
@@ -238,6 +249,36 @@ def _head(frames: Frames, place: Address) -> Iterator[_Source]:
         _require_others(place, len(others))
         side: Side = "write" if role == "vo" else "read"
         yield _Source(place.with_role(""), role, station, side, rows[role][[place.head, *others]])
+
+
+def _features(frames: Frames, features: Dictionary, place: Address) -> Iterator[_Source]:
+    """Yield the vectors of a feature; its neighbours in the dictionary, whose order says nothing, take its place."""
+    for role, vector in features.sets(feature_address(place)).items():
+        layer, side, at = features.place(place.layer, role)
+        first = max(0, min(place.index - SIBLINGS // 2, features.count(place.layer) - SIBLINGS - 1))
+        block = features.set(place.layer, role, first, min(first + SIBLINGS + 1, features.count(place.layer)))
+        frame = "token" if side == "read" else "output"
+        folded, row = frames.folded(block, frame), place.index - first
+        _require_others(place, len(folded) - 1)
+        yield _Source(
+            address=place.with_role(""),
+            role=role,
+            station=_stream_station(frames.model, layer, side, at),
+            side=side,
+            rows=torch.cat((frames.folded(vector, frame), folded[:row], folded[row + 1 :]))[:, None],
+        )
+
+
+def _stream_station(model: Model, layer: int, side: Side, at: Where) -> int:
+    """Return the station of a direction that reads or writes at a place of a layer.
+
+    What is added to the stream that enters a layer is written behind the station before it.
+    """
+    if at == "block":
+        entered = len(stations(model)) if layer == model.dims.layers else station_of(model, layer, "attn")
+        return entered if side == "read" else entered - 1
+    site: Site = "ff" if at == "ff" or (at == "mid" and side == "read") else "attn"
+    return station_of(model, layer, site)
 
 
 def _require_others(place: Address, count: int) -> None:

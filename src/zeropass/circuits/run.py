@@ -17,6 +17,7 @@ from zeropass.circuits.measured import attention_scores, repeated_tokens
 from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads
 from zeropass.lens import READING, Lens, load
 from zeropass.model.address import Address, parse
+from zeropass.model.dictionaries import Dictionary, open_dictionary
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.opening import ModelLike
 
@@ -77,13 +78,21 @@ def head_pairs(
 
 @waiting(READING)
 @torch.no_grad()
-def feeds(source: Source, address: str | Address, *, k: int = 12, lens: str | Path | LensMaps | None = "auto") -> Feeds:
+def feeds(
+    source: Source,
+    address: str | Address,
+    *,
+    k: int = 12,
+    features: str | Path | Dictionary | None = None,
+    lens: str | Path | LensMaps | None = "auto",
+) -> Feeds:
     """Return the parameters that one feeds and those that feed it, beside a null.
 
     Args:
         source: A model: what `load` returned, or what it takes.
-        address: A neuron, a head, or a column or row of a head; all its roles if it names none.
+        address: A neuron, a head, a column or row of a head, or a feature; all its roles if it names none.
         k: The number of parameters of each table.
+        features: The dictionary of the feature, or what `open_dictionary` takes.
         lens: The lens, for a name (`load`).
 
     Returns:
@@ -91,6 +100,7 @@ def feeds(source: Source, address: str | Address, *, k: int = 12, lens: str | Pa
 
     Raises:
         BadAddress: If the address is out of range, or names what has no others of its kind in its layer.
+        BadDictionary: If there is no such dictionary, or if it does not fit the model.
         CannotRun: As `head_pairs`.
 
     Example:
@@ -102,12 +112,14 @@ def feeds(source: Source, address: str | Address, *, k: int = 12, lens: str | Pa
     check_count(k)
     opened = opened_lens(source, lens)
     model, maps = opened.model, opened.frames.lens
-    paths = paths_of(model, maps)
+    paths, place = paths_of(model, maps), parse(address)
+    if features is not None and not isinstance(features, Dictionary):
+        features = open_dictionary(model, features)
     return Feeds(
         model=model.name,
-        address=str(parse(address)),
+        address=str(place),
         lens=maps.facts.words if maps is not None and len(paths) > 1 else "",
-        tables=tuple(feed_tables(opened.frames, address, paths, k)),
+        tables=tuple(feed_tables(opened.frames, place, paths, k, features)),
         notes=tuple(filter(None, (FEEDS_NOTE, without_flow(model, maps)))),
     )
 

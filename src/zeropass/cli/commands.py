@@ -306,6 +306,13 @@ def circuit(
         bool, typer.Option("--induction", help="Instead: previous-token heads and the induction heads that read them.")
     ] = False,
     run: Annotated[bool, typer.Option("--run", help="With --induction: run the model as well, to compare.")] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="The folder or hub id of a dictionary; ADDRESS is that of a feature: L12.sae.4051."
+        ),
+    ] = None,
+    hook: Hook = None,
     lens: LensOption = "auto",
     device: Device = "cpu",
     as_json: Json = False,
@@ -315,6 +322,9 @@ def circuit(
         raise BadOption(f"--induction is about all heads, so it takes no address ({address!r}).")
     if run and not induction:
         raise BadOption("--run is for --induction; all else comes from the weights.")
+    require_features(features, {"--hook": hook})
+    if features is not None and address is None:
+        raise BadOption("--features needs the ADDRESS of a feature, such as L12.sae.4051.")
     result: Any
     with reporting() as report:
         report("opening", 0, 1)
@@ -326,7 +336,8 @@ def circuit(
             result = zp.head_pairs(reader, progress=report)
             shown = render_pairs(result, k)
         else:
-            result = zp.feeds(reader, address, k=k)
+            dictionary = None if features is None else zp.open_dictionary(reader.model, features, hook)
+            result = zp.feeds(reader, address, k=k, features=dictionary)
             shown = render_feeds(result)
     if not print_json(result.to_json(), as_json):
         with text_output() as console:
