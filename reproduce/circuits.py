@@ -24,6 +24,7 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.circuits.induction import previous_weights
 from zeropass.circuits.measured import attention_scores, repeated_tokens, surprise
+from zeropass.circuits.results import InductionHead
 from zeropass.model.blocks import Block, embedded
 from zeropass.numerics.projection import apply_norm
 
@@ -34,7 +35,7 @@ SHORT, FEW = 32, 2
 INDUCTIVE = 0.1
 """The induction score from which a head counts as an induction head."""
 
-NAMED, DRAWS = 8, 8
+NAMED, DRAWS, SHOWN = 8, 8, 16
 SHUFFLES = 2000
 
 
@@ -55,63 +56,67 @@ def shuffled(measure: Callable[[np.ndarray], float], values: np.ndarray) -> floa
     return float(np.quantile([measure(draw.permutation(values)) for _ in range(SHUFFLES)], 0.95))
 
 
-def against(scores: np.ndarray, measured: np.ndarray) -> str:
+def against(scores: np.ndarray, measured: np.ndarray) -> tuple[str, ...]:
     """Return the cells of a ranking: Spearman and AUC, each with the 95th percentile of shuffled heads."""
-    rank: Callable[[np.ndarray], float] = lambda values: float(spearmanr(scores, values).statistic)  # noqa: E731
-    area: Callable[[np.ndarray], float] = lambda values: auc(scores, values > INDUCTIVE)  # noqa: E731
-    cells = (f"{rank(measured):.2f}", f"{shuffled(rank, measured):.2f}", f"{area(measured):.3f}")
-    return " | ".join((*cells, f"{shuffled(area, measured):.2f}"))
+
+    def area(values: np.ndarray) -> float:
+        return auc(scores, values > INDUCTIVE)
+
+    return *spearman(scores, measured), f"{area(measured):.3f}", f"{shuffled(area, measured):.2f}"
+
+
+RANKS: dict[str, Callable[[InductionHead], float]] = {
+    "attention x match (the command)": lambda head: head.score,
+    "match alone": lambda head: head.match,
+    "copying alone": lambda head: head.copying,
+    "attention x match x copying": lambda head: max(head.score, 0) * max(head.copying, 0),
+}
+
+
+def row(*cells: object) -> None:
+    """Print a row of a table."""
+    print(f"| {' | '.join(str(cell) for cell in cells)} |", flush=True)
+
+
+def spearman(scores: np.ndarray, measured: np.ndarray) -> tuple[str, str]:
+    """Return Spearman's correlation, and its 95th percentile over shuffled heads."""
+
+    def rank(values: np.ndarray) -> float:
+        return float(spearmanr(scores, values).statistic)
+
+    return f"{rank(measured):.2f}", f"{shuffled(rank, measured):.2f}"
 
 
 def heads_table(lenses: dict[str, zp.Lens], pairs: zp.HeadPairs) -> zp.InductionHeads:
     """Print how well heads are told from weights; return those of the last lens."""
     model = next(iter(lenses.values())).model
-    ids = repeated_tokens(model, TEXTS, LENGTH)
-    previous, induction = attention_scores(model, ids, LENGTH)
+    previous, induction = attention_scores(model, repeated_tokens(model, TEXTS, LENGTH), LENGTH)
     order = [place(address) for address in pairs.heads]
-    true_previous = np.array([float(previous[layer][head]) for layer, head in order])
-    true_induction = np.array([float(induction[layer][head]) for layer, head in order])
-    print(
-        f"\n{int((true_induction > INDUCTIVE).sum())} of {len(order)} heads have an induction score above {INDUCTIVE}."
-    )
-    print("\n| ranking | read through | Spearman | shuffled | AUC | shuffled |\n|---|---|---:|---:|---:|---:|")
-    found = None
+    true_previous, measured = (np.array([float(of[at][n]) for at, n in order]) for of in (previous, induction))
+    print(f"\n{int((measured > INDUCTIVE).sum())} of {len(order)} heads have an induction score above {INDUCTIVE}.\n")
+    row("ranking", "read through", "Spearman", "shuffled", "AUC", "shuffled")
+    row("---", "---", "---:", "---:", "---:", "---:")
     for name, lens in lenses.items():
         with torch.no_grad():
             weights = {layer: previous_weights(lens.frames, layer) for layer in previous}
         attention = np.array([float(weights[layer][head]) for layer, head in order])
-        rank: Callable[[np.ndarray], float] = lambda values, scores=attention: float(
-            spearmanr(scores, values).statistic
-        )
-        print(
-            f"| attention to the previous token | {name} | {rank(true_previous):.2f} | {shuffled(rank, true_previous):.2f} | | |"
-        )
-        found = zp.induction_heads(lens, progress=False)
-        scores = {place(head.head): head for head in found}
-        ranks = {
-            "attention x match (the command)": lambda head: head.score,
-            "match alone": lambda head: head.match,
-            "copying alone": lambda head: head.copying,
-            "attention x match x copying": lambda head: max(head.score, 0) * max(head.copying, 0),
-        }
-        for title, key in ranks.items():
-            values = np.array([key(scores[at]) if at in scores else 0.0 for at in order])
-            print(f"| {title} | {name} | {against(values, true_induction)} |")
+        row("attention to the previous token", name, *spearman(attention, true_previous), "", "")
+        heads = zp.induction_heads(lens, progress=False)
+        by_place = {place(head.head): head for head in heads}
+        for title, key in RANKS.items():
+            values = np.array([key(by_place[at]) if at in by_place else 0.0 for at in order])
+            row(title, name, *against(values, measured))
         for table in pairs.tables:
-            z = np.nan_to_num(table.z[1], nan=0.0)
-            print(
-                f"| attention x z of K-composition, {table.path} | {name} | {against((attention[:, None] * z).max(0), true_induction)} |"
-            )
-    print(
-        "\n| head | reads of | previous | match | copying | score | run: induction | run: previous |\n|---|---|---:|---:|---:|---:|---:|---:|"
-    )
-    for head in found[:16]:
-        layer, number = place(head.previous)
-        run = float(induction[place(head.head)[0]][place(head.head)[1]]), float(previous[layer][number])
-        print(
-            f"| {head.head} | {head.previous} | {head.attention:.2f} | {head.match:.2f} | {head.copying:.2f} | {head.score:.2f} | {run[0]:.2f} | {run[1]:.2f} |"
-        )
-    return found
+            values = (attention[:, None] * np.nan_to_num(table.z[1], nan=0.0)).max(0)
+            row(f"attention x z of K-composition, {table.path}", name, *against(values, measured))
+    print()
+    row("head", "reads of", "previous", "match", "copying", "score", "run: induction", "run: previous")
+    row("---", "---", *(["---:"] * 6))
+    for head in heads[:SHOWN]:
+        (layer, number), (at, writer) = place(head.head), place(head.previous)
+        numbers = head.attention, head.match, head.copying, head.score, induction[layer][number], previous[at][writer]
+        row(head.head, head.previous, *(f"{float(number):.2f}" for number in numbers))
+    return heads
 
 
 def ablation_table(model: zp.Model, heads: zp.InductionHeads) -> None:
@@ -216,36 +221,21 @@ def _effects(
 def pairs_table(model: zp.Model, pairs: zp.HeadPairs) -> None:
     """Print how well the composition of pairs of heads predicts what the reader loses without the writer."""
     layers = np.array([place(address)[0] for address in pairs.heads])
-    print(
-        "\n| taken out | input | composition | Spearman | within two layers | shuffled |\n|---|---|---|---:|---:|---:|"
-    )
+    both = [(a, b) for a in range(layers.max()) for b in range(a + 1, layers.max() + 1)]
+    print()
+    row("taken out", "input", "composition", "Spearman", "within two layers", "shuffled")
+    row("---", "---", "---", "---:", "---:", "---:")
     for title, through in (("what was written", False), ("and what followed from it", True)):
         effects = patched(model, through)
         for into, name in enumerate("qkv"):
             for table in pairs.tables:
-                known = ~np.isnan(table.score[into])
-                score, effect = table.score[into], effects[into]
+                score, effect, draw = table.score[into], effects[into], np.random.default_rng(0)
+                known = ~np.isnan(score)
                 overall = spearmanr(score[known], effect[known]).statistic
-                inner = [
-                    within(score, effect, layers, a, b)
-                    for a in range(layers.max())
-                    for b in range(a + 1, layers.max() + 1)
-                ]
-                draw = np.random.default_rng(0)
-                mixed = [
-                    np.nanmean(
-                        [
-                            within(score, effect, layers, a, b, draw)
-                            for a in range(layers.max())
-                            for b in range(a + 1, layers.max() + 1)
-                        ]
-                    )
-                    for _ in range(20)
-                ]
-                print(
-                    f"| {title} | {name} | {table.path} | {overall:.2f} | {np.nanmean(inner):.2f} | {np.quantile(mixed, 0.95):.2f} |",
-                    flush=True,
-                )
+                inner = np.nanmean([within(score, effect, layers, *pair) for pair in both])
+                null = [np.nanmean([within(score, effect, layers, *pair, draw) for pair in both]) for _ in range(20)]
+                cells = (f"{value:.2f}" for value in (overall, inner, np.quantile(null, 0.95)))
+                row(title, name, table.path, *cells)
 
 
 def within(

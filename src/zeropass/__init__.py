@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from zeropass.atlas.schema import Options
     from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
-    from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads
-    from zeropass.circuits.run import feeds, head_pairs, induction_heads
+    from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads, WordPaths
+    from zeropass.circuits.run import feeds, head_pairs, induction_heads, paths
     from zeropass.diff.against import against
     from zeropass.diff.against_folder import write_against
     from zeropass.diff.against_results import Against
@@ -96,6 +96,7 @@ __all__ = [
     "Stitch",
     "StitchOptions",
     "TopPairs",
+    "WordPaths",
     "ZeropassError",
     "__version__",
     "adapt",
@@ -129,6 +130,7 @@ __all__ = [
     "pairs_with",
     "parse",
     "parse_size",
+    "paths",
     "prove",
     "push_atlas",
     "read_alignment",
@@ -164,8 +166,8 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.schema": ("Options",),
     "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
-    "zeropass.circuits.results": ("Feeds", "HeadPairs", "InductionHeads"),
-    "zeropass.circuits.run": ("feeds", "head_pairs", "induction_heads"),
+    "zeropass.circuits.results": ("Feeds", "HeadPairs", "InductionHeads", "WordPaths"),
+    "zeropass.circuits.run": ("feeds", "head_pairs", "induction_heads", "paths"),
     "zeropass.diff.against": ("against",),
     "zeropass.diff.against_folder": ("write_against",),
     "zeropass.diff.against_results": ("Against",),

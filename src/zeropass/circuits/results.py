@@ -13,11 +13,12 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
 from zeropass.records.numbers import NOTHING, coefficient, plain
 from zeropass.records.panels import AsFigure, AsFigures, Bars, HeatMap, Panel
-from zeropass.records.parameters import AsJson, html_note
+from zeropass.records.parameters import AsJson, Token, html_note
 from zeropass.records.tabular import AsTable, Row, Several, plain_fields
+from zeropass.tokens.vocabulary import shown_text
 
 __all__ = ["Composition", "Compositions", "Feed", "FeedTable", "Feeds", "HeadPairs", "PairTable"]
-__all__ += ["InductionHead", "InductionHeads", "html_table"]
+__all__ += ["InductionHead", "InductionHeads", "WordPath", "WordPaths", "html_table"]
 
 INPUTS = ("q", "k", "v")
 """The inputs of a head."""
@@ -463,6 +464,104 @@ def induction_cells(head: InductionHead) -> tuple[str, ...]:
         f"{head.copying:+.2f}",
         f"{head.score:+.2f}",
         *measured,
+    )
+
+
+@dataclass(frozen=True, repr=False)
+class WordPath(ShortRepr):
+    """A path from reading a word to writing another.
+
+    Attributes:
+        addresses: The parameters on the way: one, or one that feeds another.
+        z: The z of each step: of the word in what the first sees (for a head, of the size of what it then writes), of
+            the first in what the second reads, and of the other word in what the last writes.
+        strength: The size of the weakest step.
+        p: The share of random words to which some path is as strong, in place of the word that is written.
+    """
+
+    addresses: tuple[str, ...]
+    z: tuple[float, ...]
+    strength: float
+    p: float
+
+    @property
+    def above(self) -> bool:
+        """True if no more than one random word in twenty has such a path."""
+        return self.p <= LARGEST_P
+
+
+@dataclass(frozen=True, repr=False)
+class WordPaths(Several[WordPath], AsJson, AsFigure):
+    """The strongest paths from reading a word to writing another: a sequence of them, the best first.
+
+    Attributes:
+        model: The name of the model.
+        word: The token that is read.
+        to: The token that is written.
+        path: ``direct``, or ``flow`` for steps through the blocks between.
+        lens: The lens, in words; empty for the weights alone.
+        paths: The paths.
+        notes: Notes on them.
+    """
+
+    model: str
+    word: Token
+    to: Token
+    path: str
+    lens: str
+    paths: tuple[WordPath, ...]
+    notes: tuple[str, ...] = ()
+
+    _ITEMS = "paths"
+
+    @property
+    def title(self) -> str:
+        """The heading: from which word to which, and how many are above the null."""
+        above = sum(path.above for path in self.paths)
+        words = " to ".join(shown_text(token.token) for token in (self.word, self.to))
+        return f"from {words}, {self.path}: {above} of {len(self.paths)} above the null"
+
+    def table_rows(self) -> Iterator[Row]:
+        """Yield a row for each path."""
+        for rank, path in enumerate(self.paths):
+            row = {"word": self.word.token, "to": self.to.token, "rank": rank, "path": " → ".join(path.addresses)}
+            steps = {"sees": path.z[0], "feeds": path.z[1] if len(path.z) > 2 else math.nan, "writes": path.z[-1]}
+            yield {**row, **steps, "strength": path.strength, "p": path.p}
+
+    def panel(self) -> Bars:
+        """Return the strength of each path."""
+        return Bars(
+            title=self.title,
+            x="z of the weakest step",
+            right=[(" → ".join(path.addresses), path.strength) for path in self.paths],
+        )
+
+    def _repr_html_(self) -> str:
+        title = f"<p><b>{html.escape(self.title)}</b></p>"
+        return title + html_table(PATH_COLUMNS, map(path_cells, self.paths), self.notes)
+
+
+LARGEST_P = 0.05
+"""The largest p of a path that is above the null."""
+
+PATH_COLUMNS = ("path", "", "", "sees", "feeds", "writes", "weakest", "p")
+"""The columns of a table of paths."""
+
+
+def path_cells(path: WordPath) -> tuple[str, ...]:
+    """Return the cells of a path in a table."""
+    first, second = (*path.addresses, "")[:2]
+    faint = "" if path.above else "within the null"
+    feeds = plain(path.z[1], "+") if second else ""
+    return (
+        first,
+        second,
+        faint,
+        plain(path.z[0], "+"),
+        feeds,
+        plain(path.z[-1], "+"),
+        plain(path.strength),
+        f"{path.p:.2f}",
     )
 
 

@@ -14,14 +14,16 @@ from zeropass.circuits.head_factors import attending, head_addresses, require_wi
 from zeropass.circuits.head_pairs import dimensions, pair_table
 from zeropass.circuits.induction import induction, require_offsets
 from zeropass.circuits.measured import attention_scores, repeated_tokens
-from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads
+from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads, WordPaths
+from zeropass.circuits.word_paths import RANDOM, word_paths
 from zeropass.lens import READING, Lens, load
 from zeropass.model.address import Address, parse
 from zeropass.model.dictionaries import Dictionary, open_dictionary
 from zeropass.model.lens_maps import LensMaps
 from zeropass.model.opening import ModelLike
+from zeropass.records.parameters import Token
 
-__all__ = ["feeds", "head_pairs", "induction_heads"]
+__all__ = ["feeds", "head_pairs", "induction_heads", "paths"]
 
 Source = Lens | ModelLike
 """A model that is asked about: the lens that `load` returned, or what it takes."""
@@ -65,13 +67,13 @@ def head_pairs(
     """
     opened, report = opened_lens(source, lens), callback(progress)
     model, maps = opened.model, opened.frames.lens
-    paths = paths_of(model, maps)
+    ways = paths_of(model, maps)
     return HeadPairs(
         model=model.name,
-        lens=maps.facts.words if maps is not None and len(paths) > 1 else "",
+        lens=maps.facts.words if maps is not None and len(ways) > 1 else "",
         d=dimensions(opened.frames),
         heads=tuple(address for layer in attending(model) for address in head_addresses(model, layer)),
-        tables=tuple(pair_table(opened.frames, flow, report) for flow in paths),
+        tables=tuple(pair_table(opened.frames, flow, report) for flow in ways),
         notes=tuple(filter(None, (PAIRS_NOTE, without_flow(model, maps)))),
     )
 
@@ -112,14 +114,14 @@ def feeds(
     check_count(k)
     opened = opened_lens(source, lens)
     model, maps = opened.model, opened.frames.lens
-    paths, place = paths_of(model, maps), parse(address)
+    ways, place = paths_of(model, maps), parse(address)
     if features is not None and not isinstance(features, Dictionary):
         features = open_dictionary(model, features)
     return Feeds(
         model=model.name,
         address=str(place),
-        lens=maps.facts.words if maps is not None and len(paths) > 1 else "",
-        tables=tuple(feed_tables(opened.frames, place, paths, k, features)),
+        lens=maps.facts.words if maps is not None and len(ways) > 1 else "",
+        tables=tuple(feed_tables(opened.frames, place, ways, k, features)),
         notes=tuple(filter(None, (FEEDS_NOTE, without_flow(model, maps)))),
     )
 
@@ -177,6 +179,63 @@ def induction_heads(
     )
 
 
+@shows_progress
+@torch.no_grad()
+def paths(
+    source: Source,
+    word: str,
+    to: str,
+    *,
+    k: int = 12,
+    lens: str | Path | LensMaps | None = "auto",
+    progress: Progress | bool = True,
+) -> WordPaths:
+    """Return the strongest paths from reading a word to writing another, beside a null.
+
+    A path begins at a neuron or a head that sees the word, may go on to a neuron of a later layer that it feeds, and
+    ends with the other word in what that writes. The null is the best path to random words (docs/circuits.md).
+
+    Args:
+        source: A model: what `load` returned, or what it takes.
+        word: The word that is read, which must be a token; with a leading space if there is such a token.
+        to: The word that is written.
+        k: The number of paths.
+        lens: The lens, for a name (`load`).
+        progress: As `head_pairs`.
+
+    Returns:
+        The paths, the strongest first; by the flow with a lens that holds Jacobians.
+
+    Raises:
+        UnknownWord: If a word is no token.
+        CannotRun: As `head_pairs`.
+
+    Example:
+        >>> import zeropass as zp
+        >>> best = zp.paths(zp.load("models/first", lens=None), "one", "two", k=3)
+        >>> best.word.token, best.to.token, len(best)
+        (' one', ' two', 3)
+    """
+    check_count(k)
+    opened, report = opened_lens(source, lens), callback(progress)
+    model, maps = opened.model, opened.frames.lens
+    first, last = (model.vocab.find(text)[0] for text in (word, to))
+    flow = paths_of(model, maps)[-1]
+    return WordPaths(
+        model=model.name,
+        word=Token(first, model.vocab.label(first)),
+        to=Token(last, model.vocab.label(last)),
+        path=flow.name,
+        lens="" if maps is None else maps.facts.words,
+        paths=tuple(word_paths(opened.frames, flow, first, last, k, report)),
+        notes=tuple(filter(None, (PATHS_NOTE, without_flow(model, maps)))),
+    )
+
+
+PATHS_NOTE = (
+    f"p: the share of {RANDOM} random words to which some path is as strong. Steps say what fits what, not that the "
+    "model takes the path; the sign of up, which multiplies a gate, is left out."
+)
 REPEATED = 64
 """The number of random tokens that are repeated in a run."""
 

@@ -13,13 +13,13 @@ from typing import Annotated, Any, Literal, cast
 import typer
 
 import zeropass as zp
-from zeropass._io.atomic import write_json
+from zeropass._io.atomic import write_json, write_text
 from zeropass._io.parse import read_lines, read_text, read_words
 from zeropass._io.progress import reporting, waiting
 from zeropass.align.render import render_alignment, render_matches
 from zeropass.arch.family_table import family_rows
 from zeropass.checkpoints.cache import CONTENTS, cache_facts, clear_cache
-from zeropass.circuits.render import render_feeds, render_induction, render_pairs
+from zeropass.circuits.render import draw_paths, render_feeds, render_induction, render_pairs, render_paths
 from zeropass.cli.inputs import (
     adapters_of,
     is_atlas,
@@ -300,7 +300,14 @@ def find(
 @app.command()
 def circuit(
     model: Model,
-    address: OrVector = None,
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="ADDRESS|WORD", help="Such as L26.ff.1189, L10.attn.3; or a word, with --to."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="WORD", help="The strongest paths from reading the word to writing this one.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="With --to: draw the paths into a file.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="How many of each table.")] = 8,
     induction: Annotated[
         bool, typer.Option("--induction", help="Instead: previous-token heads and the induction heads that read them.")
@@ -317,13 +324,17 @@ def circuit(
     device: Device = "cpu",
     as_json: Json = False,
 ) -> None:
-    """Say what feeds a parameter and what it feeds; without ADDRESS, which heads read what other heads write."""
-    if induction and address is not None:
-        raise BadOption(f"--induction is about all heads, so it takes no address ({address!r}).")
+    """Say what feeds a parameter and what it feeds, how a word leads to another, or which heads read which."""
+    if induction and what is not None:
+        raise BadOption(f"--induction is about all heads, so it takes no address ({what!r}).")
+    if to is not None and (what is None or features is not None):
+        raise BadOption("--to leads from a word to another, so it needs the WORD that is read, and no --features.")
+    if svg is not None and to is None:
+        raise BadOption("--svg draws paths, which --to asks for.")
     if run and not induction:
         raise BadOption("--run is for --induction; all else comes from the weights.")
     require_features(features, {"--hook": hook})
-    if features is not None and address is None:
+    if features is not None and what is None:
         raise BadOption("--features needs the ADDRESS of a feature, such as L12.sae.4051.")
     result: Any
     with reporting() as report:
@@ -332,13 +343,18 @@ def circuit(
         if induction:
             result = zp.induction_heads(reader, run=run, progress=report)
             shown = render_induction(result, k)
-        elif address is None:
+        elif to is not None:
+            result = zp.paths(reader, str(what), to, k=k, progress=report)
+            shown = render_paths(result)
+        elif what is None:
             result = zp.head_pairs(reader, progress=report)
             shown = render_pairs(result, k)
         else:
             dictionary = None if features is None else zp.open_dictionary(reader.model, features, hook)
-            result = zp.feeds(reader, address, k=k, features=dictionary)
+            result = zp.feeds(reader, what, k=k, features=dictionary)
             shown = render_feeds(result)
+    if svg is not None:
+        write_text(svg, draw_paths(result))
     if not print_json(result.to_json(), as_json):
         with text_output() as console:
             console.print(shown)
