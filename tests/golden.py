@@ -204,6 +204,11 @@ def _lens(golden: Golden) -> None:
     for address in ("L1.ff.3", "L1.attn.2.vo", "L1.attn.2.qk"):
         golden.run(f"lens-show-{address}", "show", first, address, "--lens", lens)
         golden.run(f"lens-show-{address}-json", "show", first, address, "--lens", lens, "--json")
+    golden.run("circuit-feeds", "circuit", first, "L1.ff.3", "--lens", lens, "-k", "3")
+    golden.run("circuit-head-json", "circuit", first, "L1.attn.2", "--lens", lens, "-k", "3", "--json")
+    golden.run("circuit-pairs", "circuit", first, "--lens", lens, "-k", "3")
+    golden.run("circuit-induction", "circuit", first, "--lens", lens, "--induction", "--run", "-k", "3")
+    golden.run("circuit-paths", "circuit", first, "the", "--to", "of", "--lens", lens, "-k", "3")
     atlas = golden.folder / "atlases" / "lens"
     golden.run("lens-build", "build", first, "--lens", lens, "--layers", "1:3", "--k", "10", "--out", atlas)
     golden.run("lens-find", "find", atlas, "the", "--layers", "1:2")

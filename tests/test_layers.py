@@ -21,17 +21,17 @@ LAYERS = (
     ("checkpoints", "arch"),
     ("model", "records"),
     ("lens", "atlas", "render"),
-    ("evidence", "align", "diff", "stitch", "labels", "relations", "heads"),
+    ("evidence", "align", "circuits", "diff", "stitch", "labels", "relations", "heads"),
     ("__init__",),
     ("web", "cli", "mcp", "__main__"),
 )
 """Rows from bottom to top. A package imports from rows below its own and, without a cycle, from its own row."""
 
-APPLICATIONS = ("align", "diff", "evidence", "heads", "labels", "relations", "stitch")
+APPLICATIONS = ("align", "circuits", "diff", "evidence", "heads", "labels", "relations", "stitch")
 ANATOMY = ("render", "results", "run")
 """The modules that every application has; no other module name occurs twice."""
 
-TOP = 24
+TOP = 25
 """The largest number of entries at the top of the package."""
 
 RANK = {name: rank for rank, row in enumerate(LAYERS) for name in row}
@@ -54,7 +54,7 @@ WITHOUT_TORCH = (
     *("align.render", "align.results", "diff.render", "diff.results", "stitch.render", "stitch.results"),
     *("diff.against_render", "diff.against_results", "diff.screen_results"),
     *("labels.render", "labels.results", "labels.run", "heads.render", "heads.results"),
-    *("relations.render", "relations.results"),
+    *("relations.render", "relations.results", "circuits.render", "circuits.results"),
     *("cli.main", "mcp.server", "web.app", "web.export", "web.load"),
 )
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from zeropass.atlas.schema import Options
     from zeropass.atlas.share import Push, push_atlas
     from zeropass.atlas.weights import lens_of
+    from zeropass.circuits.results import Feeds, HeadPairs, InductionHeads, WordPaths
+    from zeropass.circuits.run import feeds, head_pairs, induction_heads, paths
     from zeropass.diff.against import against
     from zeropass.diff.against_folder import write_against
     from zeropass.diff.against_results import Against
@@ -82,8 +84,11 @@ __all__ = [
     "Diff",
     "Evidence",
     "Factored",
+    "Feeds",
     "Frames",
     "HeadCatalogue",
+    "HeadPairs",
+    "InductionHeads",
     "Labels",
     "Lens",
     "LensMaps",
@@ -97,6 +102,7 @@ __all__ = [
     "Stitch",
     "StitchOptions",
     "TopPairs",
+    "WordPaths",
     "ZeropassError",
     "__version__",
     "adapt",
@@ -112,7 +118,10 @@ __all__ = [
     "collect_evidence",
     "compare",
     "export_site",
+    "feeds",
     "fired_passages",
+    "head_pairs",
+    "induction_heads",
     "kept_labels",
     "label",
     "lens_of",
@@ -128,6 +137,7 @@ __all__ = [
     "pairs_with",
     "parse",
     "parse_size",
+    "paths",
     "prove",
     "push_atlas",
     "read_alignment",
@@ -164,6 +174,8 @@ _NAMES_BY_MODULE = {
     "zeropass.atlas.schema": ("Options",),
     "zeropass.atlas.share": ("Push", "push_atlas"),
     "zeropass.atlas.weights": ("lens_of",),
+    "zeropass.circuits.results": ("Feeds", "HeadPairs", "InductionHeads", "WordPaths"),
+    "zeropass.circuits.run": ("feeds", "head_pairs", "induction_heads", "paths"),
     "zeropass.diff.against": ("against",),
     "zeropass.diff.against_folder": ("write_against",),
     "zeropass.diff.against_results": ("Against",),

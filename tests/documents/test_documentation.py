@@ -19,7 +19,7 @@ RECORDS = ("parameters", "search", "overviews", "verdicts", "sequences")
 RESULTS = (
     "zeropass.errors",
     *(f"zeropass.records.{name}" for name in RECORDS),
-    *(f"zeropass.{name}.results" for name in ("align", "diff", "evidence", "labels", "stitch")),
+    *(f"zeropass.{name}.results" for name in ("align", "circuits", "diff", "evidence", "labels", "stitch")),
 )
 """The modules of what public functions return and raise."""
 

@@ -94,6 +94,24 @@ def test_a_stopped_calibration_continues(model: zp.Model, folder: Path, tmp_path
     assert sorted(path.name for path in (tmp_path / "lens").iterdir()) == ["lens.json", "lens.safetensors"]
 
 
+def test_effects_are_products_of_the_jacobians_that_are_kept(model: zp.Model, lens: zp.LensMaps) -> None:
+    after = lens.effect(model.dims.layers - 1, "ff")
+    for layer in reversed(range(model.dims.layers)):
+        attention, mlp = (torch.eye(model.dims.d) + lens.map(f"jacobian.{layer}.{site}") for site in ("attn", "ff"))
+        assert error(lens.effect(layer, "attn"), mlp @ after) < 2e-3
+        after = attention @ mlp @ after
+    assert error(lens.effect(-1, "attn"), after) < 5e-3
+
+
+def test_a_lens_without_jacobians_is_read_and_made_again(model: zp.Model, folder: Path, tmp_path: Path) -> None:
+    earlier = {name: tensor for name, tensor in tensors_of(folder).items() if not name.startswith("jacobian")}
+    (tmp_path / "lens.json").write_bytes((folder / "lens.json").read_bytes())
+    save_file(earlier, tmp_path / "lens.safetensors")
+    assert not zp.read_lens(tmp_path, model).keeps_jacobians
+    assert zp.calibrate(model, tmp_path, source="random", tokens=TOKENS).keeps_jacobians
+    assert_same(tensors_of(tmp_path), tensors_of(folder))
+
+
 def test_a_finished_lens_is_read_not_made_again(model: zp.Model, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = (folder / "lens.safetensors").stat().st_mtime_ns
     with monkeypatch.context() as patch:

@@ -173,6 +173,7 @@ def test_the_public_names_are_as_listed() -> None:
             "top_pairs",
         ),
         *("Push", "Chosen", "Sources", "export_site", "lens_of", "open_sources", "pairs_with", "serve", "serve_mcp"),
+        *("Feeds", "HeadPairs", "InductionHeads", "WordPaths", "feeds", "head_pairs", "induction_heads", "paths"),
         *("Labels", "kept_labels", "label"),
         *("Relations", "relation"),
         *("Screening", "screen", "thresholds_of", "write_thresholds"),

@@ -39,6 +39,10 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
         "tracing",
         "Say of every attention head what it does: copies, suppresses, attends to the token before, closes brackets.",
     ),
+    "circuit": (
+        "tracing",
+        "Say what feeds a parameter and what it feeds, how a word leads to another, or which heads read which.",
+    ),
     "cache": ("listing", "Say what is kept in the cache and how large it is."),
     "families": ("listing", "List the families that can be read, what each has, and what is not modelled exactly."),
     "calibrate": (

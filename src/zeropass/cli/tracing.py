@@ -6,22 +6,35 @@ from typing import Annotated, Any
 import typer
 
 import zeropass as zp
+from zeropass._io.atomic import write_text
 from zeropass._io.progress import reporting
-from zeropass.cli.inputs import adapters_of, is_atlas, open_named, parse_layers, put_adapters, refuse_weights_only
+from zeropass.circuits.render import draw_paths, render_feeds, render_induction, render_pairs, render_paths
+from zeropass.cli.inputs import (
+    adapters_of,
+    is_atlas,
+    open_named,
+    parse_layers,
+    put_adapters,
+    refuse_weights_only,
+    require_features,
+)
 from zeropass.cli.options import (
     Adapters,
     Count,
     Device,
     Either,
     Frame,
+    Hook,
     Json,
     Layers,
     LensOption,
+    Model,
     Tokens,
     Weights,
     new_app,
 )
 from zeropass.cli.output import print_json, text_output
+from zeropass.errors import BadOption
 from zeropass.heads.kept_heads import keep_heads
 from zeropass.heads.render import render_heads
 from zeropass.heads.results import check_trait
@@ -113,3 +126,66 @@ def relation(
     if not print_json(relations.to_json(), as_json):
         with text_output() as console:
             console.print(render_relations(relations))
+
+
+@app.command()
+def circuit(
+    model: Model,
+    what: Annotated[
+        str | None,
+        typer.Argument(metavar="ADDRESS|WORD", help="Such as L26.ff.1189, L10.attn.3; or a word, with --to."),
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(metavar="WORD", help="The strongest paths from reading the word to writing this one.")
+    ] = None,
+    svg: Annotated[Path | None, typer.Option(metavar="FILE", help="With --to: draw the paths into a file.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many of each table.")] = 8,
+    induction: Annotated[
+        bool, typer.Option("--induction", help="Instead: previous-token heads and the induction heads that read them.")
+    ] = False,
+    run: Annotated[bool, typer.Option("--run", help="With --induction: run the model as well, to compare.")] = False,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PLACE", help="The folder or hub id of a dictionary; ADDRESS is that of a feature: L12.sae.4051."
+        ),
+    ] = None,
+    hook: Hook = None,
+    lens: LensOption = "auto",
+    device: Device = "cpu",
+    as_json: Json = False,
+) -> None:
+    """Say what feeds a parameter and what it feeds, how a word leads to another, or which heads read which."""
+    if induction and what is not None:
+        raise BadOption(f"--induction is about all heads, so it takes no address ({what!r}).")
+    if to is not None and (what is None or features is not None):
+        raise BadOption("--to leads from a word to another, so it needs the WORD that is read, and no --features.")
+    if svg is not None and to is None:
+        raise BadOption("--svg draws paths, which --to asks for.")
+    if run and not induction:
+        raise BadOption("--run is for --induction; all else comes from the weights.")
+    require_features(features, {"--hook": hook})
+    if features is not None and what is None:
+        raise BadOption("--features needs the ADDRESS of a feature, such as L12.sae.4051.")
+    result: Any
+    with reporting() as report:
+        report("opening", 0, 1)
+        reader = zp.load(open_named(model, device), lens=lens)
+        if induction:
+            result = zp.induction_heads(reader, run=run, progress=report)
+            shown = render_induction(result, k)
+        elif to is not None:
+            result = zp.paths(reader, str(what), to, k=k, progress=report)
+            shown = render_paths(result)
+        elif what is None:
+            result = zp.head_pairs(reader, progress=report)
+            shown = render_pairs(result, k)
+        else:
+            dictionary = None if features is None else zp.open_dictionary(reader.model, features, hook)
+            result = zp.feeds(reader, what, k=k, features=dictionary)
+            shown = render_feeds(result)
+    if svg is not None:
+        write_text(svg, draw_paths(result))
+    if not print_json(result.to_json(), as_json):
+        with text_output() as console:
+            console.print(shown)

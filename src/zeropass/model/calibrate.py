@@ -204,7 +204,8 @@ def _finished(plan: _Plan, folder: Path) -> LensMaps | None:
         lens = read_lens(folder, plan.model)
     except BadLens:
         return None
-    return lens if lens.facts.identity == plan.facts(0).identity else None
+    complete = lens.keeps_jacobians or plan.model.family.stream_normed
+    return lens if complete and lens.facts.identity == plan.facts(0).identity else None
 
 
 def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
@@ -213,7 +214,7 @@ def _calibrated(plan: _Plan, folder: Path, progress: Progress) -> LensMaps:
     tensors: dict[str, Tensor] = {}
     for layer in range(model.dims.layers):
         tensors |= work.seen(layer)
-    tensors |= work.effects()
+    tensors |= work.effects() | work.jacobians()
     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
         raise BadLens(f"{model.name}: the Jacobians of its blocks multiply to numbers beyond half precision.")
     facts = plan.facts(round(time.monotonic() - started))
@@ -279,6 +280,14 @@ class _Work:
             tensors |= {f"effect.{layer}.{site}": block.through(site, after).half() for site in ("attn", "ff")}
             after = block.whole(after)
         return tensors | {"effect.start": after.half()}
+
+    def jacobians(self) -> dict[str, Tensor]:
+        """Return the Jacobians of both halves of every layer; none where the stream itself is normed behind them."""
+        model = self.plan.model
+        if model.family.stream_normed:
+            return {}
+        halves = ((layer, site) for layer in range(model.dims.layers) for site in ("attn", "ff"))
+        return {f"jacobian.{layer}.{site}": self.layer(layer)[f"jacobian.{site}"].half() for layer, site in halves}
 
     @cached_property
     def _frames(self) -> Frames:

@@ -167,6 +167,11 @@ class Dictionary(ShortRepr):
         at_layer, _, at = _located(hook, side)
         return parameters_at(self.model, at_layer, side, at)
 
+    def place(self, layer: int, role: str) -> tuple[int, Side, Where]:
+        """Return the layer where features read or write in a role, their side, and their place in that layer."""
+        hook, side, _ = self._role(layer, role)
+        return _located(hook, side)
+
     def _role(self, layer: int, role: str) -> tuple[Hook, Side, FeatureVectors]:
         """Return where features of a layer read or write in a role, their side, and their vectors as stored."""
         file, roles = self._file(layer), self.roles(layer)

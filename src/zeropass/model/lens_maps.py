@@ -103,7 +103,9 @@ class LensMaps(ShortRepr):
         facts: What it is.
         tensors: Its maps. ``seen.L`` (d, d) and ``seen.L.shift`` (d,) are for the states that enter layer L > 0, which
             a published lens lacks; ``effect.L.attn`` and ``effect.L.ff`` (d, d) for what the halves of layer L write;
-            ``effect.start`` for what is added before layer 0.
+            ``effect.start`` for what is added before layer 0. ``jacobian.L.attn`` and ``jacobian.L.ff`` (d, d) are the
+            mean Jacobians of the halves, of which the effects are products (`mean_field.BlockJacobians`); published
+            lenses, those made before these were kept, and those of models that norm the stream itself lack them.
         device: The device of what is returned.
 
     Example:
@@ -144,6 +146,11 @@ class LensMaps(ShortRepr):
         """
         return None if layer <= 0 else (self.map(f"seen.{layer}"), self.map(f"seen.{layer}.shift"))
 
+    @property
+    def keeps_jacobians(self) -> bool:
+        """True if the lens holds the Jacobian of each half of a layer, and not their products alone."""
+        return "jacobian.0.ff" in (self.tensors if isinstance(self.tensors, Mapping) else self.tensors.names())
+
     def map(self, name: str) -> Tensor:
         """Return a map by its name (`lens_map`), or a shift, in full precision."""
         if isinstance(self.tensors, Mapping):
@@ -158,6 +165,11 @@ def map_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
         shapes |= {f"effect.{layer}.attn": (d, d), f"effect.{layer}.ff": (d, d)}
         shapes |= {f"seen.{layer + 1}": (d, d), f"seen.{layer + 1}.shift": (d,)}
     return shapes
+
+
+def jacobian_shapes(layers: int, d: int) -> dict[str, tuple[int, ...]]:
+    """Return the names of the Jacobians that a lens may hold beside its maps, with their shapes."""
+    return {f"jacobian.{layer}.{site}": (d, d) for layer in range(layers) for site in ("attn", "ff")}
 
 
 def write_lens(facts: LensFacts, tensors: Mapping[str, Tensor], folder: Path) -> None:
@@ -253,7 +265,10 @@ def _read_calibrated(folder: Path, model: Model) -> LensMaps:
     facts.require(model, str(folder))
     source = SafetensorsSource([folder / LENS_MAPS])
     shapes = {name: tuple(source.shape(name)) for name in source.names()}
-    if (expected := map_shapes(model.dims.layers, model.dims.d)) != shapes:
+    expected = map_shapes(model.dims.layers, model.dims.d)
+    if "jacobian.0.ff" in shapes:
+        expected |= jacobian_shapes(model.dims.layers, model.dims.d)
+    if expected != shapes:
         names = sorted(name for name in {*expected, *shapes} if expected.get(name) != shapes.get(name))
         raise BadLens(f"{folder / LENS_MAPS} is damaged: {names[0]!r} is missing, unknown or of another size.")
     return LensMaps(facts, source, model.device)

@@ -1,0 +1,1 @@
+"""Circuits: which parameters write what others read, from the weights, beside nulls."""
