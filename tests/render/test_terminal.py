@@ -14,7 +14,7 @@ from rich.text import Text
 import small
 import zeropass as zp
 from commands import Run
-from zeropass.cli import commands
+from zeropass.cli import sharing
 from zeropass.cli.output import text_output
 from zeropass.records.numbers import plain
 from zeropass.records.parameters import Hidden, TokenScore, VectorRecord
@@ -89,7 +89,7 @@ def test_serve_opens_the_browser_when_asked(
     run: Run, llama: small.Built, monkeypatch: pytest.MonkeyPatch, there: bool
 ) -> None:
     opened: list[str] = []
-    monkeypatch.setattr(commands.webbrowser, "open", lambda address: opened.append(address) or there)
+    monkeypatch.setattr(sharing.webbrowser, "open", lambda address: opened.append(address) or there)
     monkeypatch.setattr(zp, "serve", lambda *_, say, **__: say("http://127.0.0.1:1/"), raising=False)
     assert run("serve", llama.atlas.path)[0] == 0
     assert opened == []

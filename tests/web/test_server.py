@@ -551,9 +551,9 @@ UNSEEN = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202
 TAGS = set(
     re.findall(
         "[a-z0-9]+",
-        """a abbr b body button circle code dd defs div dl dt em fieldset figure footer form g h1 h2 h3 head header html
-        i input kbd label legend li link main meta nav output p path rect script section small span strong svg table
-        tbody td text th thead title tr ul use""",
+        """a abbr b body button circle code dd defs details div dl dt em fieldset figure footer form g h1 h2 h3 head
+        header html i input kbd label legend li link main meta nav output p path rect script section
+        small span strong summary svg table tbody td text th thead title tr ul use""",
     )
 )
 

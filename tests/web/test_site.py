@@ -20,6 +20,7 @@ import dictionaries
 import small
 import zeropass as zp
 from serving import Seen, contexts_of, links_of, serving
+from zeropass.atlas.highlights import highlights_of
 from zeropass.errors import BadOption
 from zeropass.web.context import Context
 from zeropass.web.load import Sources, open_sources
@@ -75,12 +76,41 @@ def test_every_link_of_the_server_leads_to_a_page(atlas: small.Built) -> None:
         pages = set(crawl(client))
     for kind in ("layer", "at", "map", "svd", "subheads", "near", "spread", "cloud", "token", "nearest", "by"):
         assert any(path.startswith(f"/{kind}/") for path in pages), kind
-    assert {"/outside", "/help", "/glossary", "/tokens"} <= pages
+    assert {"/help", "/glossary", "/tokens"} <= pages
+    assert "/outside" not in pages  # this atlas has nothing there, so nothing leads to an empty page
     every = atlas.atlas.mask("all")
     assert sum(path.startswith("/token/") for path in pages) == len(every)
     neurons = {f"/at/L0.ff.{i}" for i in range(SIZES["NEURONS"])}
     columns = {f"/at/L0.attn.{head}.{role}.{i}" for head in range(2) for role in "qo" for i in range(8)}
     assert neurons | columns <= pages
+
+
+def test_the_first_page_begins_with_what_says_most(atlas: small.Built) -> None:
+    highlights = highlights_of(atlas.atlas)
+    with serving(contexts_of(atlas.atlas.path)) as address, httpx.Client(base_url=address) as client:
+        first, begin = client.get("/").text, client.get("/index.json").json()["begin"]
+        mapped = client.get("/by/strength/write-output").text
+    assert [*begin["units"].values()] == [*highlights.units.values()]
+    addresses = [name for part in highlights.units.values() for name in part]
+    assert addresses
+    assert [first.index(f">{name}<") for name in addresses] == sorted(first.index(f">{name}<") for name in addresses)
+    assert first.index(f">{addresses[0]}<") < first.index("How telling the words of each part are")
+    assert ("How a token goes through the model" in first, "How a token goes through the model" in mapped) == (
+        True,
+        False,
+    )
+    assert all(f'href="/token/{i}">{word}<' in first for word, i in highlights.words.items())
+
+
+def test_lists_that_say_little_are_folded(tmp_path_factory: pytest.TempPathFactory) -> None:
+    atlas = small.built("llama", tmp_path_factory)
+    records = {name: atlas.atlas.explain(name) for name in (f"L1.ff.{n}" for n in range(small.NEURONS))}
+    mixed = next(name for name, of in records.items() if 0 < sum(record.says_little for record in of) < len(of))
+    with serving(contexts_of(atlas.atlas.path)) as address, httpx.Client(base_url=address) as client:
+        before, _, folded = client.get(f"/at/{mixed}").text.partition("<details")
+    little = sum(record.says_little for record in records[mixed])
+    assert before.count('<section class="list') == len(records[mixed]) - little
+    assert folded.partition("</details>")[0].count('<section class="list pale') == little
 
 
 def files_of(site: Path) -> set[str]:
@@ -149,7 +179,9 @@ def test_a_partial_site_shows_the_rest_as_text(tmp_path: Path, tmp_path_factory:
     there = files_of(tmp_path / "site")
     pages = [name for name in there if name.endswith(".html")]
     assert len(pages) == count
-    assert len([name for name in pages if name.startswith("at/L1.ff.")]) == 3
+    shown = {*built.atlas.strongest(built.atlas.unit_roles, (1, 2), k=3)}
+    shown |= {name for part in highlights_of(built.atlas).units.values() for name in part if name.startswith("L1.")}
+    assert {name for name in pages if name.startswith("at/L1.ff.")} == {f"at/{address}.html" for address in shown}
     assert len([name for name in pages if name.startswith("token/")]) == 5
     assert not [name for name in pages if "L0" in name or "L2" in name]
     for name in pages:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import zeropass as zp
 from zeropass.align.results import Alignment, Pairing
+from zeropass.arch.roles import OUTSIDE
 from zeropass.atlas.distributions import Neighbours
+from zeropass.atlas.highlights import Highlights, highlights_of
 from zeropass.atlas.read import Atlas
 from zeropass.checkpoints.demo import DEMOS, cache_folder
-from zeropass.errors import BadOption
+from zeropass.errors import BadAtlas, BadOption
 from zeropass.heads.kept_heads import kept_heads
 from zeropass.heads.results import Head, HeadCatalogue
 
@@ -50,6 +52,19 @@ class Context:
     def name(self) -> str:
         """The name of the model."""
         return str(self.atlas.model["name"])
+
+    @cached_property
+    def highlights(self) -> Highlights:
+        """The parts of the atlas that a newcomer reads first."""
+        return highlights_of(self.atlas)
+
+    @cached_property
+    def has_outside(self) -> bool:
+        """True if the atlas has lists of what lies outside the blocks, or is damaged, which their page then says."""
+        try:
+            return any(run.layer == OUTSIDE for run in self.atlas.runs)
+        except BadAtlas:
+            return True
 
     @cached_property
     def neighbours(self) -> Neighbours:

@@ -23,6 +23,7 @@ from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.roles import HEAD_ROLES, MAP_ROLES, OUTSIDE, base_role
 from zeropass.atlas import summary
 from zeropass.errors import BadOption, MissingExtra
+from zeropass.model.address import parse
 from zeropass.records.overviews import LayerRecord
 from zeropass.web.context import Context
 from zeropass.web.pages import comparison_pages, glossary_page, model_pages, parameter_pages, word_pages
@@ -206,7 +207,8 @@ def plan(context: Context, chosen: Chosen) -> Makers:
     for side, frame in summary.list_types_of(context.atlas):
         for measure in summary.MEASURES:
             pages[by(measure, side, frame)] = partial(model_pages.model, context, measure, f"{side}-{frame}")
-    pages["outside"] = partial(model_pages.outside, context)
+    if context.has_outside:
+        pages["outside"] = partial(model_pages.outside, context)
     if context.heads is not None:
         for trait in ("", *context.heads.traits):
             pages[model_pages.heads_path(trait)] = partial(model_pages.heads, context, trait)
@@ -247,6 +249,8 @@ def _of_layer(context: Context, number: int, chosen: Chosen) -> Makers:
 
 def _vectors(context: Context, layers: range, chosen: Chosen) -> Iterator[str]:
     """Yield the addresses of the neurons, columns and lone vectors that have pages."""
+    for addresses in context.highlights.units.values():
+        yield from (address for address in addresses if parse(address).layer in layers)
     for number in layers:
         for roles in (context.atlas.unit_roles, HEAD_ROLES):
             yield from context.atlas.strongest(roles, (number, number + 1), k=chosen.most)

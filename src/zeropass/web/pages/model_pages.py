@@ -8,19 +8,21 @@ from typing import Any
 from zeropass.arch.frame_names import ALL_FRAMES
 from zeropass.arch.roles import MAP_ROLES, OUTSIDE
 from zeropass.atlas import summary
+from zeropass.atlas.highlights import compared_frames
+from zeropass.atlas.read import Atlas
 from zeropass.errors import BadAddress, BadOption
 from zeropass.heads.results import RARE
 from zeropass.model.address import parse
-from zeropass.records.overviews import LayerRecord, Overview, Telling
-from zeropass.records.parameters import PairRecord, verbs_of
+from zeropass.records.overviews import LayerRecord, Overview, Short, Telling
+from zeropass.records.parameters import PairRecord, VectorRecord, verbs_of
 from zeropass.web.context import Context
 from zeropass.web.pages import drawings
 from zeropass.web.pages.page import Page, Table, at, by, count_pages, layer_path, token
 
 __all__ = ["NEURONS", "TOKENS", "heads", "help_page", "layer", "model", "outside", "short_rows", "tokens"]
 
-NEURONS, TOKENS, STARTS = 50, 400, 10
-"""The numbers of neurons and of tokens on a page, and of suggested parameters on the first page."""
+NEURONS, TOKENS, WORDS = 50, 400, 8
+"""The numbers of neurons and of tokens on a page, and of words of a list on the first page."""
 
 SHORT_COLUMNS = ("address", "strength", "role", "side", "frame", "pole", "rank", "id", "token", "score", "z")
 
@@ -30,15 +32,12 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
     atlas = context.atlas
     list_types = summary.list_types_of(atlas)
     if not list_types:
-        return Page(
-            path="", template="model.html", title=context.name, data=atlas.info(), shown={"map": None, "starts": []}
-        )
+        return Page(path="", template="model.html", title=context.name, data=atlas.info(), shown={"map": None})
     side, frame = list_types[-1] if kind is None else _list_type(kind)
     overview = summary.overview(atlas, side, frame, measure or next(iter(summary.MEASURES)))
-    starts = summary.in_short(atlas, [cell.address for cell in _starts(overview)])
     shown = {
         "map": overview,
-        "starts": starts,
+        "begin": _begin(context) if measure is None and kind is None else None,
         "measures": list(summary.MEASURES),
         "list_types": [(*list_type, verb) for list_type, verb in verbs_of(list_types).items()],
         "layers": range(*atlas.layers),
@@ -54,7 +53,7 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
         path=path,
         template="model.html",
         title=title,
-        data=partial(_model_json, context, overview),
+        data=partial(_model_json, context, overview, is_first=measure is None and kind is None),
         shown=shown,
         table=Table(columns, rows),
         picture=drawings.heat_map(overview),
@@ -62,9 +61,15 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
     )
 
 
-def _model_json(context: Context, overview: Overview) -> dict[str, Any]:
-    atlas = context.atlas
-    return {"model": atlas.model, "manifest": atlas.manifest, "proof": atlas.proof, "map": overview.to_json()}
+def _model_json(context: Context, overview: Overview, *, is_first: bool) -> dict[str, Any]:
+    atlas, highlights = context.atlas, context.highlights
+    begin = {
+        "units": {depth.words: addresses for depth, addresses in highlights.units.items()},
+        "heads": {role: [record.address for record in records] for role, records in highlights.maps.items()},
+        "words": highlights.words,
+    }
+    facts = {"model": atlas.model, "manifest": atlas.manifest, "proof": atlas.proof, "map": overview.to_json()}
+    return facts | ({"begin": begin} if is_first else {})
 
 
 def _list_type(text: str) -> tuple[str, str]:
@@ -74,12 +79,35 @@ def _list_type(text: str) -> tuple[str, str]:
     return match[1], match[2]
 
 
-def _starts(overview: Overview) -> list[Any]:
-    """Return the most telling parameters, one of each layer, so that the reader can start at several depths."""
-    best: dict[int, Any] = {}
-    for cell in sorted(overview.cells, key=lambda cell: -cell.most):
-        best.setdefault(cell.layer, cell)
-    return list(best.values())[:STARTS]
+def _begin(context: Context) -> dict[str, Any]:
+    """Return what the first page shows before the map: telling neurons of several depths, heads, words to try."""
+    atlas, highlights = context.atlas, context.highlights
+    units = [(depth, [_brief(atlas, address) for address in part]) for depth, part in highlights.units.items()]
+    maps = [(role, records[0].verb, records) for role, records in highlights.maps.items() if records]
+    return {"units": units, "maps": maps, "words": list(highlights.words.items())}
+
+
+def _brief(atlas: Atlas, address: str) -> tuple[str, list[Short]]:
+    """Return a parameter with the stronger pole of each list that says something; ``up`` says little next to a gate."""
+    records = [record for record in atlas.explain(address, k=WORDS) if isinstance(record, VectorRecord)]
+    compared = compared_frames([record.frame for record in records])
+    telling = [record for record in records if not (record.says_little or record.frame in compared)]
+    gated = any(record.role == "gate" for record in telling)
+    return address, [_short(record) for record in telling or records if not (gated and record.role == "up")]
+
+
+def _short(record: VectorRecord) -> Short:
+    """Return the stronger pole of a list."""
+    top = sum(abs(token.z) for token in record.top) >= sum(abs(token.z) for token in record.bottom)
+    pole, tokens = ("+", record.top) if top else ("−", record.bottom)
+    return Short(
+        role=record.role,
+        side=record.side,
+        frame=record.frame,
+        pole=pole,
+        tokens=tuple(tokens),
+        evidence=record.evidence,
+    )
 
 
 def layer(context: Context, number: int, page: int = 1) -> Page:
