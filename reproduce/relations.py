@@ -51,8 +51,8 @@ def prompts(model: zp.Model, name: str, count: int, shots: int, seed: int) -> tu
     usable = [pair for pair in pairs if looked_up_one(model, name, pair) is not None]
     asked = draw.sample(usable, min(count, len(usable)))
     texts = []
-    for left, right in asked:
-        others = draw.sample([pair for pair in usable if left not in pair and right not in pair], shots)
+    for left, _ in asked:
+        others = draw.sample([pair for pair in usable if left not in pair], shots)
         texts.append("".join(f"{a}: {b}\n" for a, b in others) + f"{left}:")
     return [vocab.encode(text) for text in texts], [looked_up_one(model, name, pair) or 0 for pair in asked]
 

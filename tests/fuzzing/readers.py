@@ -23,6 +23,7 @@ from zeropass.model.adapted import adapt
 from zeropass.model.address import parse
 from zeropass.model.frames import Frames
 from zeropass.records.verdicts import read_verdicts
+from zeropass.relations.pair_files import read_pairs
 from zeropass.tokens.vocabulary import Vocabulary
 from zeropass.web.load import Sources, open_sources
 from zeropass.web.pages import comparison_pages, model_pages, parameter_pages, word_pages
@@ -535,6 +536,15 @@ READERS = {
             lambda p, s, d: ("diff", s / "llama", s / "llama", "--watch", p / "words.txt"),
             rarely=100,
             unnamed="this vocabulary|is not one token",
+        ),
+        Reader(
+            "pairs-file",
+            ("pairs",),
+            ("pairs.txt",),
+            lambda path, seeds, draw: read_pairs(path / "pairs.txt"),
+            lambda p, s, d: ("relation", s / "llama", p / "pairs.txt"),
+            rarely=100,
+            unnamed="can use",
         ),
         Reader(
             "address",

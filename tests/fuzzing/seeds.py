@@ -46,6 +46,9 @@ def make(folder: Path) -> Path:
         _atlases(folder, llama)
     (folder / "words").mkdir()
     (folder / "words" / "words.txt").write_text("ba\n du fi\n\nHello, world!\n日本語\n", encoding="utf-8")
+    (folder / "pairs").mkdir()
+    pairs = "# Pairs\nba\tdu\ndu fi\n\n# Source: here\nHello\tworld!\n日本\t語\n ba\tfi\nfi go\n"
+    (folder / "pairs" / "pairs.txt").write_text(pairs, encoding="utf-8")
     return folder
 
 

@@ -94,6 +94,7 @@ def test_a_head_that_was_made_for_a_relation_is_named_and_no_other(model: Path, 
     relations = zp.relation(changed, PAIRS[:6], k=3)
     assert [(score.address, score.pole) for score in relations[0].named] == [("L1.attn.1", "+")]
     best = relations[0].named[0]
+    assert relations.of_head("L1.attn.1") == (("pairs", best),) and not relations.of_head("L1.attn.0")
     assert best.share == 1 and best.shuffled < 0.2 and best.p < 0.02
     assert best.pairs[0] == (f" {WORDS[0]}", f" {WORDS[20]}")
     wrong = [(left, right) for (left, _), (_, right) in zip(PAIRS[:6], (*PAIRS[1:6], PAIRS[0]), strict=True)]
@@ -245,6 +246,15 @@ def test_nothing_hostile_reaches_a_terminal_or_a_notebook(tmp_path_factory: pyte
     tokens = [text for text in small.HOSTILE if "\x00" not in text][:8]
     relations = zp.relation(hostile, [*zip(tokens, WORDS, strict=False)], tokens="all")
     assert "<script>" not in relations._repr_html_() and "\x1b" not in relations._repr_html_()
+
+
+def test_heads_of_a_real_model_write_pronouns_and_close_brackets(smollm2_path: Path) -> None:
+    """By the weights alone, in one layer; docs/circuits.md has all of them through the lens."""
+    relations = zp.relation(zp.load(str(smollm2_path), lens=None), sets=("pronoun", "closing"), layers=(26, 27))
+    pronoun, closing = ([(score.address, score.pole) for score in relation.named] for relation in relations)
+    assert pronoun == [("L26.attn.2", "+"), ("L26.attn.0", "−")]
+    assert closing == [("L26.attn.6", "+")]
+    assert all(score.copies == 0 for relation in relations for score in relation.named)
 
 
 COMMAND = ("--lens", "none", "-k", 3)

@@ -29,7 +29,7 @@ Pairs = str | Path | PairSet | Iterable[tuple[str, str]]
 """Pairs of words: the path of a file of them, or the pairs."""
 
 FEWEST = 5
-"""The fewest pairs of a set: of four, the right order alone is one of 24, so that no p is below .04."""
+"""The fewest pairs of a set: of four there are 24 orders, so that no p is below .04, and none of two sets below .08."""
 
 SHUFFLES = 1999
 """The fewest shuffles of a set; with many sets there are more, so that a p times their number can be small."""

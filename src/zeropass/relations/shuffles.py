@@ -56,4 +56,4 @@ class Shuffles:
 
     def p(self, value: float) -> float:
         """Return the share of orders in which some head has at least this gain, the true order counted among them."""
-        return float((1 + (self.most >= value).sum()) / (1 + len(self.most)))
+        return (1 + int((self.most >= value).sum())) / (1 + len(self.most))
