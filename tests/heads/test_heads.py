@@ -309,6 +309,15 @@ def test_layers_without_attention_are_left_out(tmp_path: Path, few_random_heads:
         zp.catalogue_heads(model, layers=(without, without + 1), lens=None)
 
 
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning")
+def test_a_model_that_sees_both_ways_has_no_first_token(tmp_path: Path, few_random_heads: None) -> None:
+    catalogue = zp.catalogue_heads(str(save(tiny_model("deberta-v2"), tmp_path)), lens=None, progress=False)
+    assert catalogue.traits
+    assert "first" not in catalogue.traits
+    assert all(head.first is None for head in catalogue)
+    assert all(abs(head.distance) <= Texts(Frames(zp.open_model(str(tmp_path)))).at for head in catalogue)
+
+
 def test_the_table_has_a_row_a_head_and_a_map_a_trait(planted: zp.HeadCatalogue) -> None:
     rows = list(planted.table_rows())
     assert len(rows) == len(planted) == 8

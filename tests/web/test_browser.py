@@ -22,6 +22,7 @@ import small
 import zeropass as zp
 from planted_word import MODEL, SAID, planted
 from serving import contexts_of, serving
+from zeropass.heads import run as heads_run
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking")
 FLAGS += ("--disable-component-update", "--disable-default-apps", "--disable-sync", "--no-first-run")
@@ -132,6 +133,27 @@ def test_every_kind_of_page_is_reached_by_clicking(opened: Open) -> None:
     page.wait_for_url("**/by/kurtosis/write-output")
     page.get_by_role("link", name="is about to say", exact=True).click()
     page.wait_for_url("**/by/kurtosis/read-output")
+
+
+def test_what_heads_do_is_reached_by_clicking_and_fits_a_phone(
+    opened: Open, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = small.built("llama", tmp_path_factory)
+    monkeypatch.setattr(heads_run, "RANDOM_HEADS", 1)
+    contexts = contexts_of(built.atlas.path, built.folder)
+    catalogue = zp.catalogue_heads(built.lens, progress=False)
+    vars(contexts[0])["heads"] = catalogue
+    with serving(contexts) as url:
+        page = opened(base=url)
+        follow(page, "what its heads do", "/heads")
+        follow(page, "previous", "/heads/previous")
+        check_axe(page)
+        page.set_viewport_size({"width": 375, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= 375
+        first = catalogue.sorted_by("previous")[0].address
+        assert page.get_by_role("row").nth(1).get_by_role("link").inner_text() == first
+        follow(page, first, f"/at/{first}")
+        follow(page, "all heads", "/heads")
 
 
 def test_the_search_works_by_keyboard(opened: Open) -> None:

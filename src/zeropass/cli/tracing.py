@@ -20,7 +20,6 @@ from zeropass.cli.inputs import (
 )
 from zeropass.cli.options import (
     Adapters,
-    Count,
     Device,
     Either,
     Frame,
@@ -97,7 +96,7 @@ def relation(
         bool,
         typer.Option("--sets", callback=_print_sets, is_eager=True, help="List the sets that ship with it and exit."),
     ] = False,
-    k: Count = 10,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many of the most extreme tokens of a row count.")] = 10,
     frame: Frame = None,
     tokens: Tokens = None,
     layers: Layers = None,

@@ -245,6 +245,8 @@ class ExpectedAttention:
     def _logits(self, queries: Tensor, keys: Tensor, at: Tensor, biased: bool) -> Tensor:
         """Return attention logits (batch, heads, queries, keys), without the biases of positions if not biased."""
         block = self.heads.block
+        if block.model.has("distances"):  # each pair of a query and a text of keys takes its own vectors
+            queries = queries.expand(len(keys), -1, -1, -1)
         logits = block.logits(queries, keys, at)
         if biased:
             return logits
