@@ -21,6 +21,9 @@ settings.register_profile("patient", deadline=None)  # a busy machine is not a b
 settings.register_profile("ci", deadline=None, derandomize=True)  # a commit that has passed passes again
 settings.load_profile("patient")
 
+MOST_KEPT = kept_rows.MOST
+"""The bytes of rows that a user's cache keeps."""
+
 REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
 FIRST = ("test_browser", "test_evidence", "test_readme", "test_stitch", "test_align", "test_cluster", "test_real_atlas")
@@ -78,6 +81,20 @@ def alone(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
     with path.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield path
+
+
+@pytest.fixture(scope="module")
+def kept_real_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the rows of real models for all workers of a run, as a user's cache does, where tests prove something else.
+
+    What is kept is what would be computed, bit for bit (`tests/model/test_kept_rows.py`).
+    """
+    with alone(tmp_path_factory, "rows") as folder:
+        pass  # each file of it is written at once, so that nobody has to wait
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_rows, "MOST", MOST_KEPT)
+        patch.setattr(kept_rows, "rows_folder", lambda: folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -134,15 +134,17 @@ class Workplace:
         return Outcome(outcome.kind, outcome.where, outcome.detail, took, grown)
 
     def clean(self, reader: Reader) -> None:
-        """Read the unchanged seeds, so that libraries load what they need; raise if a seed is refused."""
-        for number in range(60):
+        """Read the unchanged seeds, so that libraries load what they need; raise if a seed is refused.
+
+        There are 60 draws of what a reader does, shared among its seeds, and five of each seed at least.
+        """
+        places = self.places(reader)
+        for number in range(max(60 // max(len(places), 1), 5)):
             draw = Random(number)
-            for folder, _ in self.places(reader):
+            for folder, _ in places:
                 (folder.parent / "changed.json").write_text(json.dumps([path.name for path in folder.glob("*.gguf")]))
                 with contextlib.suppress(*(() if reader.named else (ZeropassError,))):
                     reader.use(folder, self.seeds, draw)
-            if number > 3 and len(self.places(reader)) > 4:
-                break
 
 
 def _judged_use(use: Use, reader: Reader, folder: Path, seeds: Path, draw: Random, trace: bool) -> Outcome:
