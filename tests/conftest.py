@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from transformers import PretrainedConfig
 
 import small
 import zeropass as zp
@@ -123,6 +124,14 @@ def real_atlas(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def one_thread() -> Iterator[None]:
     """Run with one thread: products of tiny matrices lose more by waiting for threads than they gain."""
     with small.one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def unprinted_configs() -> Iterator[None]:
+    """Leave out the text of each configuration that transformers makes for its log, which nobody reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretrainedConfig, "__repr__", object.__repr__)
         yield
 
 
