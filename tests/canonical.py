@@ -1,12 +1,15 @@
 """Canonical parameters applied to a state, and models with a changed record, for tests."""
 
-from dataclasses import replace
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from zeropass.arch.layout import Stored
 from zeropass.arch.roles import norm_of
+from zeropass.checkpoints.base import Bools, Float32, TensorSource
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.vectors import bias_roles, vector_set
@@ -47,3 +50,33 @@ def split(x: Tensor, model: Model, layer: int = 0) -> Tensor:
 def with_tensors(model: Model, **changed: Stored) -> Model:
     """Return the same model with some entries of its record changed."""
     return replace(model, layout=replace(model.layout, tensors={**model.layout.tensors, **changed}))
+
+
+@dataclass(frozen=True, eq=False)
+class KeptSource:
+    """A source that reads each part of a tensor once, and answers the same request again from memory."""
+
+    source: TensorSource
+    parts: dict[Hashable, Float32] = field(default_factory=dict)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.source, name)
+
+    def rows(
+        self,
+        name: str,
+        start: int = 0,
+        stop: int | None = None,
+        columns: slice | None = None,
+        spare: Bools | None = None,
+    ) -> Float32:
+        """Return rows of a tensor, as its source does (`TensorSource.rows`)."""
+        key = (name, start, stop, columns and (columns.start, columns.stop), None if spare is None else spare.tobytes())
+        if key not in self.parts:
+            self.parts[key] = self.source.rows(name, start, stop, columns, spare)
+        return self.parts[key].copy()
+
+
+def kept(model: Model) -> Model:
+    """Return the model with a source that reads each part of a tensor once."""
+    return replace(model, files=replace(model.files, source=KeptSource(model.source)))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from transformers import PretrainedConfig
 
 import small
 import zeropass as zp
@@ -20,6 +21,9 @@ from zeropass.records import verdicts
 settings.register_profile("patient", deadline=None)  # a busy machine is not a bug
 settings.register_profile("ci", deadline=None, derandomize=True)  # a commit that has passed passes again
 settings.load_profile("patient")
+
+MOST_KEPT = kept_rows.MOST
+"""The bytes of rows that a user's cache keeps."""
 
 REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
@@ -80,6 +84,20 @@ def alone(factory: pytest.TempPathFactory, name: str) -> Iterator[Path]:
         yield path
 
 
+@pytest.fixture(scope="module")
+def kept_real_rows(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the rows of real models for all workers of a run, as a user's cache does, where tests prove something else.
+
+    What is kept is what would be computed, bit for bit (`tests/model/test_kept_rows.py`).
+    """
+    with alone(tmp_path_factory, "rows") as folder:
+        pass  # each file of it is written at once, so that nobody has to wait
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kept_rows, "MOST", MOST_KEPT)
+        patch.setattr(kept_rows, "rows_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def smollm2_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the path of SmolLM2-135M-Instruct, one GGUF file."""
@@ -106,6 +124,14 @@ def real_atlas(smollm2_path: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def one_thread() -> Iterator[None]:
     """Run with one thread: products of tiny matrices lose more by waiting for threads than they gain."""
     with small.one_thread():
+        yield
+
+
+@pytest.fixture(scope="module")
+def unprinted_configs() -> Iterator[None]:
+    """Leave out the text of each configuration that transformers makes for its log, which nobody reads."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PretrainedConfig, "__repr__", object.__repr__)
         yield
 
 

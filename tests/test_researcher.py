@@ -18,6 +18,7 @@ from scripts import ROOT
 from zeropass.records.parameters import VectorRecord
 from zeropass.records.search import Hit
 
+pytestmark = pytest.mark.usefixtures("kept_real_rows")
 LAYERS = (26, 30)
 """The layers of the atlas of the tests."""
 

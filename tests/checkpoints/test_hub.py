@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -115,6 +116,7 @@ def test_offline_reads_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_unreachable_hub_reads_the_cache(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = fetch_hub("owner/model")
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(time, "sleep", lambda _seconds: None)  # huggingface_hub waits longer after each of its tries
     assert fetch_hub("owner/model") == folder
     with pytest.raises(NotFetched, match="the hub cannot be reached"):
         fetch_hub("owner/bin")

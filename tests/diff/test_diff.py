@@ -316,6 +316,7 @@ def rank_one(model: zp.Model, folder: Path, seen: str, said: str, layers: range)
     return folder
 
 
+@pytest.mark.usefixtures("kept_real_rows")
 def test_a_word_planted_in_real_weights_comes_first(smollm2_path: Path, tmp_path: Path) -> None:
     base = zp.open_model(str(smollm2_path))
     difference = zp.compare(base, adapt(base, rank_one(base, tmp_path / "adapter", "coach", "across", range(18, 22))))

@@ -147,6 +147,7 @@ def test_a_model_that_did_not_change_concerns_no_word(tmp_path: Path) -> None:
     assert difference.relation == "equal"
 
 
+@pytest.mark.usefixtures("kept_real_rows")
 def test_planted_words_are_found_and_others_are_not(smollm2_path: Path, run: Run, tmp_path: Path) -> None:
     words = tmp_path / "words.txt"
     words.write_text("coach\nacross\ntable\npaper\nriver\npurple\nstegosaurus\n")

@@ -17,6 +17,8 @@ from commands import Run
 from test_layers import LAYERS
 from zeropass.model import lens_maps
 
+pytestmark = pytest.mark.usefixtures("kept_real_rows")
+
 ROOT = Path(__file__).parents[2]
 README, CONTRIBUTING, USAGE = (ROOT / name for name in ("README.md", "CONTRIBUTING.md", "docs/usage.md"))
 GUIDES = ("quickstart", "for-researchers", "for-auditors", "for-students", "concepts")

@@ -34,6 +34,9 @@ LIMIT = 5.0
 WAIT = 60.0
 """Seconds of wall-clock time that a case may take, whatever it waits for."""
 
+WARMING = 1.0
+"""Seconds of processor time after which a reader is warm; a few of its draws load all that it needs."""
+
 ALLOWANCE = 64 << 20
 """Bytes that a case may take beyond ten times the size of its files, for what libraries load at first use."""
 
@@ -134,15 +137,20 @@ class Workplace:
         return Outcome(outcome.kind, outcome.where, outcome.detail, took, grown)
 
     def clean(self, reader: Reader) -> None:
-        """Read the unchanged seeds, so that libraries load what they need; raise if a seed is refused."""
-        for number in range(60):
+        """Read the unchanged seeds, so that libraries load what they need; raise if a seed is refused.
+
+        There are 60 draws of what a reader does, shared among its seeds, or as many as fit into a time; but five of
+        each seed at least.
+        """
+        places, end = self.places(reader), time.process_time() + WARMING
+        for number in range(max(60 // max(len(places), 1), 5)):
+            if number >= 5 and time.process_time() > end:
+                break
             draw = Random(number)
-            for folder, _ in self.places(reader):
+            for folder, _ in places:
                 (folder.parent / "changed.json").write_text(json.dumps([path.name for path in folder.glob("*.gguf")]))
                 with contextlib.suppress(*(() if reader.named else (ZeropassError,))):
                     reader.use(folder, self.seeds, draw)
-            if number > 3 and len(self.places(reader)) > 4:
-                break
 
 
 def _judged_use(use: Use, reader: Reader, folder: Path, seeds: Path, draw: Random, trace: bool) -> Outcome:

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from canonical import bias_of, read, split, with_tensors
+from canonical import bias_of, kept, read, split, with_tensors
 from forward import Forward, run_forward
 from tiny import TOKENS, error, save
 from zeropass.arch.checks import check
@@ -144,7 +144,7 @@ def cases(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Case]:
     def case(name: str) -> Case:
         hf = tiny_model(name)
         mark = "#decoder" if ZOO[name][2].get("stack") == "decoder" else ""
-        model = open_model(f"{save(hf, folder / name)}{mark}")
+        model = kept(open_model(f"{save(hf, folder / name)}{mark}"))
         ids = torch.randint(TOKENS, (3, len(POSITIONS)), generator=torch.Generator().manual_seed(1))
         return Case(hf, model, ids)
 

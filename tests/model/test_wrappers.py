@@ -39,7 +39,7 @@ IDS = torch.arange(4, 52).reshape(4, 12)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::UserWarning", "ignore::DeprecationWarning"),
-    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.usefixtures("one_thread", "unprinted_configs"),
 ]
 
 
