@@ -67,7 +67,7 @@ def row(kind: str, results: list[tuple[Against, Story]]) -> str:
         cells.append(f"{median(values):.2f}")
     for side in (0, 1):
         scored = [result.words[side] for result, _ in results if len(result.words) > side]
-        beyond = [bool(words.first) and words.first[0].score > words.first_null for words in scored]
+        beyond = [bool(words.first) and words.first[0].score > words.alone_null for words in scored]
         cells.append(f"{sum(beyond) / len(beyond):.0%}")
     plants = [(result, story["plant"]) for result, story in results if story["plant"]]
     for side, key in ((0, "words"), (1, "written")):

@@ -26,8 +26,11 @@ from torch import Tensor
 import zeropass as zp
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.diff.changes import Comparison
-from zeropass.diff.effects import DRAWS, Effects, word_mask
+from zeropass.diff.effects import Effects, word_mask
 from zeropass.diff.findings import Answer, Finding, judged, unjudged
+from zeropass.diff.random_changes import DRAWS, RandomChanges
+from zeropass.diff.standouts import SILENT_VALUES
+from zeropass.diff.values import through_values
 from zeropass.lens import Lens
 from zeropass.model.frames import Frames
 
@@ -63,11 +66,8 @@ class Measurer:
         """Draw the random changes of a base."""
         frames = Frames(base)
         ids = Lens.over(frames, with_coherence=False).view("default").ids
-        words, effects = word_mask(base.vocab, ids), Effects(frames)
-        for layer in range(base.dims.layers):
-            effects.draw(layer)
-        effects.close()
-        return cls(frames, ids, words, float(effects.chance(ids)[:, words].max(1).values.median()))
+        words = word_mask(base.vocab, ids)
+        return cls(frames, ids, words, RandomChanges(frames, ids, words).chance)
 
     def measured(self, folder: Path) -> Row:
         """Return the story of a fine-tune, with the first words and other tokens of each side that it acts on."""
@@ -76,13 +76,15 @@ class Measurer:
         effects = Effects(self.frames)
         for layer in range(base.dims.layers):
             for change in Comparison(base, tuned).changes(layer):
-                effects.add(change)
+                effects.add(change, base.matrix(change.role, layer))
         effects.close()
         row: Row = json.loads((folder / "story.json").read_text(encoding="utf-8")) | {"chance": self.chance}
         if "sees" in effects.change.totals:
             row["sees"] = self._lists(effects.z("sees", self.ids))
         if "writes" in effects.change.totals:
             row["writes"] = self._lists(effects.excess(self.ids))
+        elif "writes" in (through := through_values(Comparison(base, tuned), self.frames)).change.totals:
+            row |= {"writes": self._lists(through.excess(self.ids)), "through": through.through}
         return row
 
     def _lists(self, scores: Tensor) -> dict[str, list[tuple[str, float]]]:
@@ -98,8 +100,9 @@ class Measurer:
 def finding_of(row: Row) -> Finding:
     """Return what the verdict says of a fine-tune."""
     if "writes" not in row:
-        return unjudged("it changes no matrix that writes to the residual stream")
-    return judged([z for _, z in row["writes"]["words"]], row["chance"], DRAWS)
+        return unjudged("it changes no matrix that writes to the residual stream, and no values")
+    finding = judged([z for _, z in row["writes"]["words"]], row["chance"], DRAWS, through=row.get("through", ""))
+    return unjudged(SILENT_VALUES) if finding.through and finding.answer == "nothing" else finding
 
 
 def group_of(row: Row) -> str:

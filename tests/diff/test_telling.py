@@ -11,8 +11,9 @@ import zeropass as zp
 from planted_word import MODEL, SAID, SEEN, plant, planted
 from zeropass.arch.spec import norm_of, side_of, space_of
 from zeropass.diff.changes import Comparison
-from zeropass.diff.effects import drawn, word_mask
+from zeropass.diff.effects import word_mask
 from zeropass.diff.findings import MARGIN
+from zeropass.diff.random_changes import drawn
 from zeropass.diff.telling import exchange, ranked, telling
 from zeropass.diff.verdict import none_telling, sides
 from zeropass.model.frames import Frames
