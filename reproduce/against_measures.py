@@ -26,11 +26,11 @@ FIRST = 5
 
 
 def stories(folder: Path) -> dict[Path, Story]:
-    """Return the story of every LoRA of a fleet, by its folder."""
+    """Return the story of every LoRA of a fleet that writes by itself, by its folder."""
     return {
         path.parent: story
         for path in sorted(folder.glob("*/story.json"))
-        if (story := json.loads(path.read_text(encoding="utf-8")))["how"] == "lora"
+        if (story := json.loads(path.read_text(encoding="utf-8")))["how"] == "lora" and story["targets"] != "qv"
     }
 
 

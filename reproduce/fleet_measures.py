@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 import zeropass as zp
+from zeropass.arch.spec import Side, Site
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.diff.changes import Comparison
 from zeropass.diff.effects import Effects, word_mask
@@ -45,6 +46,18 @@ PLACES = (1, 3, 10, 50)
 Row = dict[str, Any]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class ThroughLens(Frames):
+    """Frames in which what is written is read as the later layers make of it, through a lens of the base."""
+
+    def fold(
+        self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int, site: Site | None = None
+    ) -> Tensor:
+        """Return `Frames.fold`, in the frame ``effect`` in place of ``output``."""
+        written = frame == "output" and side == "write"
+        return super().fold(vectors, "effect" if written else frame, side, norm, layer, site)
+
+
 @dataclass(frozen=True, eq=False)
 class Measurer:
     """A measurer of the fine-tunes of a base.
@@ -62,9 +75,9 @@ class Measurer:
     chance: float
 
     @classmethod
-    def of(cls, base: zp.Model) -> "Measurer":
-        """Draw the random changes of a base."""
-        frames = Frames(base)
+    def of(cls, base: zp.Model, lens: str = "none") -> "Measurer":
+        """Draw the random changes of a base, read through a lens unless that is ``none``."""
+        frames = Frames(base) if lens == "none" else ThroughLens.through(base, lens)
         ids = Lens.over(frames, with_coherence=False).view("default").ids
         words = word_mask(base.vocab, ids)
         return cls(frames, ids, words, RandomChanges(frames, ids, words).chance)
@@ -226,15 +239,15 @@ def heights(rows: list[Row]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def main(folder: Path, bases: Sequence[str]) -> None:
+def main(folder: Path, bases: Sequence[str], lens: str) -> None:
     """Measure the fine-tunes that are new, and print the tables."""
     rows: list[Row] = []
     for base in bases:
-        kept = folder / "measures" / Path(base).name
+        kept = folder / ("measures" if lens == "none" else "measures-effect") / Path(base).name
         kept.mkdir(parents=True, exist_ok=True)
         folders = [path for path in sorted((folder / Path(base).name).iterdir()) if (path / "story.json").is_file()]
         if new := [path for path in folders if not (kept / f"{path.name}.json").is_file()]:
-            measurer = Measurer.of(zp.open_model(str(fetch_demo(base)) if base in DEMOS else base))
+            measurer = Measurer.of(zp.open_model(str(fetch_demo(base)) if base in DEMOS else base), lens)
             for path in new:
                 row = json.dumps(measurer.measured(path) | {"base": Path(base).name})
                 (kept / f"{path.name}.json").write_text(row + "\n", encoding="utf-8")
@@ -248,5 +261,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--base", action="append", help="a base; give it again for more")
+    parser.add_argument("--lens", default="none", help="read what is written through this lens; kept apart")
     options = parser.parse_args()
-    main(options.folder, options.base or ["smollm2-135m"])
+    main(options.folder, options.base or ["smollm2-135m"], options.lens)

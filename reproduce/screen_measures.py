@@ -28,10 +28,10 @@ Rows = dict[str, tuple[Screened, dict[str, Any]]]
 
 
 def screened(base: str, folder: Path, out: Path) -> Rows:
-    """Screen the fine-tunes of a base, and return those that write."""
+    """Screen the fine-tunes of a base, and return those that write, if only through values."""
     fleet = folder / Path(base).name
     screening = zp.screen(base, fleet, out=out / Path(base).name, thresholds=None, progress=False)
-    rows = {row.name: row for row in screening if row.finding.answer != "unjudged"}
+    rows = {row.name: row for row in screening if row.nearest}
     return {
         name: (row, json.loads((fleet / Path(name).name / "story.json").read_text(encoding="utf-8")))
         for name, row in rows.items()

@@ -48,5 +48,6 @@ def head_vectors(values: Tensor, output: Tensor, dims: Dimensions) -> Tensor:
     heads = values.double().reshape(-1, dims.width("v"), values.shape[1])
     sizes, directions = torch.linalg.eigh(heads @ heads.transpose(1, 2))
     roots = sizes.clamp_min(0).sqrt()[..., None] * directions.transpose(1, 2)
-    each = roots.repeat_interleave(dims.group, 0).float() @ output.reshape(-1, dims.width("o"), output.shape[1])
+    outputs = output.reshape(-1, dims.width("o"), output.shape[1])
+    each: Tensor = roots.repeat_interleave(dims.group, 0).float() @ outputs
     return each.flatten(0, 1)
