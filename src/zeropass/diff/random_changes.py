@@ -1,4 +1,4 @@
-"""What random changes of a base reach: how far words stand out without a cause.
+"""Random changes of a base, and how far words stand out in them, without a cause.
 
 In each of `DRAWS` random changes every matrix of a side gets one direction, a random sum of its own rows, without any
 training. What they reach depends on the base alone.

@@ -1,4 +1,4 @@
-"""What a change of values writes through the base's own output matrices.
+"""The words that a change of values writes through the base's own output matrices.
 
 A LoRA on q and v, PEFT's default for many families, changes no matrix that writes to the residual stream. But what its
 values read is written by the output matrix of each head: for the change ΔV of a head's values (d_h, d), the vectors
