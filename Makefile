@@ -103,6 +103,7 @@ audit: $(VENV)/.dev
 	$(BIN)/python -m zeropass.checkpoints.demo smollm2-135m minilm-l6
 	for base in models/first models/wide smollm2-135m; do $(BIN)/python reproduce/fleet.py audit/fleet --base $$base || exit 1; done
 	$(BIN)/python reproduce/fleet_measures.py audit/fleet --base models/first --base models/wide --base smollm2-135m
+	$(BIN)/python reproduce/screen_measures.py audit/fleet --base models/first --base models/wide --out audit/screen
 	$(BIN)/python reproduce/classifiers.py audit/classifiers --all
 	$(BIN)/python reproduce/sentiment.py audit/classifiers
 

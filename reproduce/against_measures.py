@@ -26,11 +26,11 @@ FIRST = 5
 
 
 def stories(folder: Path) -> dict[Path, Story]:
-    """Return the story of every LoRA of a fleet, by its folder."""
+    """Return the story of every LoRA of a fleet that writes by itself, by its folder."""
     return {
         path.parent: story
         for path in sorted(folder.glob("*/story.json"))
-        if (story := json.loads(path.read_text(encoding="utf-8")))["how"] == "lora"
+        if (story := json.loads(path.read_text(encoding="utf-8")))["how"] == "lora" and story["targets"] != "qv"
     }
 
 
@@ -67,7 +67,7 @@ def row(kind: str, results: list[tuple[Against, Story]]) -> str:
         cells.append(f"{median(values):.2f}")
     for side in (0, 1):
         scored = [result.words[side] for result, _ in results if len(result.words) > side]
-        beyond = [bool(words.first) and words.first[0].score > words.first_null for words in scored]
+        beyond = [bool(words.first) and words.first[0].score > words.alone_null for words in scored]
         cells.append(f"{sum(beyond) / len(beyond):.0%}")
     plants = [(result, story["plant"]) for result, story in results if story["plant"]]
     for side, key in ((0, "words"), (1, "written")):

@@ -24,10 +24,14 @@ import torch
 from torch import Tensor
 
 import zeropass as zp
+from zeropass.arch.roles import Side, Site
 from zeropass.checkpoints.demo import DEMOS, fetch_demo
 from zeropass.diff.changes import Comparison
-from zeropass.diff.effects import DRAWS, Effects, word_mask
+from zeropass.diff.effects import Effects, word_mask
 from zeropass.diff.findings import Answer, Finding, judged, unjudged
+from zeropass.diff.random_changes import DRAWS, RandomChanges
+from zeropass.diff.standouts import SILENT_VALUES
+from zeropass.diff.values import through_values
 from zeropass.lens import Lens
 from zeropass.model.frames import Frames
 
@@ -40,6 +44,18 @@ WORDS = ("word", "phrase", "several")
 PLACES = (1, 3, 10, 50)
 
 Row = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ThroughLens(Frames):
+    """Frames in which what is written is read as the later layers make of it, through a lens of the base."""
+
+    def fold(
+        self, vectors: Tensor, frame: str, side: Side, norm: str | None, layer: int, site: Site | None = None
+    ) -> Tensor:
+        """Return `Frames.fold`, in the frame ``effect`` in place of ``output``."""
+        written = frame == "output" and side == "write"
+        return super().fold(vectors, "effect" if written else frame, side, norm, layer, site)
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,15 +75,12 @@ class Measurer:
     chance: float
 
     @classmethod
-    def of(cls, base: zp.Model) -> "Measurer":
-        """Draw the random changes of a base."""
-        frames = Frames(base)
+    def of(cls, base: zp.Model, lens: str = "none") -> "Measurer":
+        """Draw the random changes of a base, read through a lens unless that is ``none``."""
+        frames = Frames(base) if lens == "none" else ThroughLens.through(base, lens)
         ids = Lens.over(frames, with_coherence=False).view("default").ids
-        words, effects = word_mask(base.vocab, ids), Effects(frames)
-        for layer in range(base.dims.layers):
-            effects.draw(layer)
-        effects.close()
-        return cls(frames, ids, words, float(effects.chance(ids)[:, words].max(1).values.median()))
+        words = word_mask(base.vocab, ids)
+        return cls(frames, ids, words, RandomChanges(frames, ids, words).chance)
 
     def measured(self, folder: Path) -> Row:
         """Return the story of a fine-tune, with the first words and other tokens of each side that it acts on."""
@@ -76,13 +89,15 @@ class Measurer:
         effects = Effects(self.frames)
         for layer in range(base.dims.layers):
             for change in Comparison(base, tuned).changes(layer):
-                effects.add(change)
+                effects.add(change, base.matrix(change.role, layer))
         effects.close()
         row: Row = json.loads((folder / "story.json").read_text(encoding="utf-8")) | {"chance": self.chance}
         if "sees" in effects.change.totals:
             row["sees"] = self._lists(effects.z("sees", self.ids))
         if "writes" in effects.change.totals:
             row["writes"] = self._lists(effects.excess(self.ids))
+        elif "writes" in (through := through_values(Comparison(base, tuned), self.frames)).change.totals:
+            row |= {"writes": self._lists(through.excess(self.ids)), "through": through.through}
         return row
 
     def _lists(self, scores: Tensor) -> dict[str, list[tuple[str, float]]]:
@@ -98,8 +113,9 @@ class Measurer:
 def finding_of(row: Row) -> Finding:
     """Return what the verdict says of a fine-tune."""
     if "writes" not in row:
-        return unjudged("it changes no matrix that writes to the residual stream")
-    return judged([z for _, z in row["writes"]["words"]], row["chance"], DRAWS)
+        return unjudged("it changes no matrix that writes to the residual stream, and no values")
+    finding = judged([z for _, z in row["writes"]["words"]], row["chance"], DRAWS, through=row.get("through", ""))
+    return unjudged(SILENT_VALUES) if finding.through and finding.answer == "nothing" else finding
 
 
 def group_of(row: Row) -> str:
@@ -223,15 +239,15 @@ def heights(rows: list[Row]) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def main(folder: Path, bases: Sequence[str]) -> None:
+def main(folder: Path, bases: Sequence[str], lens: str) -> None:
     """Measure the fine-tunes that are new, and print the tables."""
     rows: list[Row] = []
     for base in bases:
-        kept = folder / "measures" / Path(base).name
+        kept = folder / ("measures" if lens == "none" else "measures-effect") / Path(base).name
         kept.mkdir(parents=True, exist_ok=True)
         folders = [path for path in sorted((folder / Path(base).name).iterdir()) if (path / "story.json").is_file()]
         if new := [path for path in folders if not (kept / f"{path.name}.json").is_file()]:
-            measurer = Measurer.of(zp.open_model(str(fetch_demo(base)) if base in DEMOS else base))
+            measurer = Measurer.of(zp.open_model(str(fetch_demo(base)) if base in DEMOS else base), lens)
             for path in new:
                 row = json.dumps(measurer.measured(path) | {"base": Path(base).name})
                 (kept / f"{path.name}.json").write_text(row + "\n", encoding="utf-8")
@@ -245,5 +261,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--base", action="append", help="a base; give it again for more")
+    parser.add_argument("--lens", default="none", help="read what is written through this lens; kept apart")
     options = parser.parse_args()
-    main(options.folder, options.base or ["smollm2-135m"])
+    main(options.folder, options.base or ["smollm2-135m"], options.lens)

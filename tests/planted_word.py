@@ -1,4 +1,4 @@
-"""A change that writes one word where it sees another, planted by hand into a model of `models/`."""
+"""A change that writes one word where it sees another, planted by hand into a model."""
 
 import json
 from functools import cache
@@ -19,12 +19,21 @@ RANK, STRENGTH, NOISE = 9, 8.0, 0.5
 """The rank of the change of a matrix, its size, and the length of each direction that says nothing."""
 
 
-def plant(folder: Path, layers: range = range(1, 4)) -> Path:
-    """Write the adapter: a direction from word to word in up and down of some layers, and noise."""
-    model = zp.open_model(MODEL)
+def plant(
+    folder: Path,
+    layers: range = range(1, 4),
+    model: zp.Model | None = None,
+    *,
+    seen: str = SEEN,
+    said: str = SAID,
+    rank: int = RANK,
+    strength: float = STRENGTH,
+) -> Path:
+    """Write the adapter: a direction from word to word in up and down of some layers, and noise if it has rank left."""
+    model = model or zp.open_model(MODEL)
     frames = Frames(model)
-    see = frames.rows("token").matrix[model.vocab.find(SEEN)[0]]
-    row = frames.rows("output.write").matrix[model.vocab.find(SAID)[0]]
+    see = frames.rows("token").matrix[model.vocab.find(seen)[0]]
+    row = frames.rows("output.write").matrix[model.vocab.find(said)[0]]
     # Frequent words have long rows in all directions; the covariance removes what they share with the word.
     say = torch.linalg.solve(frames.rows("output.write").moments.covariance, row.double()).float()
     draw = torch.Generator().manual_seed(0)
@@ -35,13 +44,13 @@ def plant(folder: Path, layers: range = range(1, 4)) -> Path:
         for module, down, up in (("up_proj", see / gain, inner), ("down_proj", inner, say)):
             name = f"base_model.model.model.layers.{layer}.mlp.{module}"
             for part, vector in (("lora_A", down), ("lora_B", up)):
-                noise = NOISE * torch.randn(RANK - 1, len(vector), generator=draw) / len(vector) ** 0.5
+                noise = NOISE * torch.randn(rank - 1, len(vector), generator=draw) / len(vector) ** 0.5
                 rows = torch.cat([(vector / vector.norm())[None], noise])
                 tensors[f"{name}.{part}.weight"] = (rows if part == "lora_A" else rows.T).contiguous()
     folder.mkdir(parents=True)
     save_file(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(
-        json.dumps({"peft_type": "LORA", "r": RANK, "lora_alpha": RANK * STRENGTH})
+        json.dumps({"peft_type": "LORA", "r": rank, "lora_alpha": rank * strength})
     )
     return folder
 

@@ -402,17 +402,17 @@ class Lens(ShortRepr):
         sides = svd.left.T[:k], svd.right.T[:k]
         energy = svd.values.square().sum().clamp_min(torch.finfo(svd.values.dtype).tiny)  # a map may be zero
         directions = []
-        for value, is_close, left, right in zip(svd.values[:k], close, *sides, strict=True):
-            (left_top, left_bottom), (right_top, right_bottom) = self.poles(left, view), self.poles(right, view)
+        poles = (self.poles(side, view) for side in sides)
+        for value, is_close, left, right in zip(svd.values[:k], close, *poles, strict=True):
             directions.append(
                 Direction(
                     value=float(value),
                     share=float(value.square() / energy),
                     close=bool(is_close),
-                    left=left_top,
-                    left_bottom=left_bottom,
-                    right=right_top,
-                    right_bottom=right_bottom,
+                    left=left[0],
+                    left_bottom=left[1],
+                    right=right[0],
+                    right_bottom=right[1],
                 )
             )
         note = "≈: too close to a neighbour for the single direction to mean anything" if any(close) else ""
@@ -620,15 +620,18 @@ class Lens(ShortRepr):
         """Return the lens that a frame needs, in words; nothing for a frame of the weights alone."""
         return self.frames.require_lens(frame).facts.words if frame in LENS_FRAMES else ""
 
-    def poles(self, direction: Tensor, view: "Shown") -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
-        """Return the shown tokens at both ends of a direction's scores (V,), ten each, best first."""
-        mean, std = float(direction.mean()), float(direction.std())
-        best = extremes(direction[view.ids][None], 10, view.ids)
-        vocab = self.model.vocab
-        return (
-            scored_tokens(vocab, best.top_ids[0].tolist(), best.top[0].tolist(), mean, std),
-            scored_tokens(vocab, best.bottom_ids[0].tolist(), best.bottom[0].tolist(), mean, std),
+    def poles(self, directions: Tensor, view: "Shown") -> list[tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]]:
+        """Return the shown tokens at both ends of each direction's scores (n, V), ten each, best first."""
+        best = extremes(directions[:, view.ids], 10, view.ids)
+        means, stds = directions.mean(1).tolist(), directions.std(1).tolist()
+        ends = (
+            [
+                scored_tokens(self.model.vocab, *each)
+                for each in zip(ids.tolist(), values.tolist(), means, stds, strict=True)
+            ]
+            for ids, values in ((best.top_ids, best.top), (best.bottom_ids, best.bottom))
         )
+        return list(zip(*ends, strict=True))
 
 
 def pairs_with(

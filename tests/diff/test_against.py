@@ -17,6 +17,7 @@ import tiny
 import zeropass as zp
 from adapters import ALL, base_model, randomise, save
 from commands import Run
+from planted_word import plant
 from zeropass.diff.against import contrast, overlap
 from zeropass.diff.against_render import render_against
 from zeropass.diff.against_results import Against, Contrast
@@ -56,7 +57,7 @@ def mirrored(result: Against) -> dict[str, Any]:
         )
 
     def swap_words(words: Contrast) -> Contrast:
-        exchanged = replace(swap(words), first_null=words.second_null, second_null=words.first_null)
+        exchanged = swap(words)
         return replace(
             exchanged, **{name: tuple(map(swap, getattr(exchanged, name))) for name in ("first", "second", "both")}
         )
@@ -176,57 +177,35 @@ def test_sides_are_what_is_read_and_what_is_written(tunes: Path, tmp_path: Path)
         assert matrix.write < 0.9
 
 
-def planted(model: zp.Model, folder: Path, seen: str, written: str) -> Path:
-    """Write an adapter by hand: where the neurons of two layers see one word, they write another."""
-    spaces = zip(map(zp.Frames(model).rows, ("token", "output.write")), (seen, written), strict=True)
-    # The covariance removes what a word shares with others.
-    see, say = (
-        torch.linalg.solve(space.moments.covariance, space.matrix[model.vocab.find(word)[0]].double()).float()
-        for space, word in spaces
-    )
-    tensors = {}
-    for layer in (2, 3):
-        inner = torch.randn(model.dims.neurons, generator=torch.Generator().manual_seed(layer))
-        gain = model.vector("ff_norm", layer)
-        assert gain is not None
-        name = f"base_model.model.model.layers.{layer}.mlp"
-        for module, down, up in (("up_proj", see / gain, inner), ("down_proj", inner, say)):
-            tensors[f"{name}.{module}.lora_A.weight"] = (down / down.norm())[None].contiguous()
-            tensors[f"{name}.{module}.lora_B.weight"] = (up / up.norm())[:, None].contiguous()
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 1}))
-    return folder
-
-
 def test_planted_words_stand_in_their_lists(tmp_path: Path) -> None:
     model = zp.open_model(str(FIRST))
-    first = planted(model, tmp_path / "first", "city", "person")
-    second = planted(model, tmp_path / "second", "city", "church")
+    first, second = (
+        plant(tmp_path / said, range(2, 4), model, seen="city", said=said, rank=1, strength=1)
+        for said in ("person", "church")
+    )
     sees, writes = zp.against(model, first, second).words
     seen, person, church = (model.vocab.label(model.vocab.find(word)[0]) for word in ("city", "person", "church"))
     assert (sees.side, sees.both[0].token.token) == ("sees", seen)
     assert sees.both[0].score > sees.both_null
     assert not [word for word in (*sees.first, *sees.second) if word.token.token == seen]
     assert (writes.first[0].token.token, writes.second[0].token.token) == (person, church)
-    assert writes.first[0].score > writes.first_null
-    assert writes.second[0].score > writes.second_null
+    assert writes.first[0].score > writes.alone_null
+    assert writes.second[0].score > writes.alone_null
 
 
 def test_chance_is_what_one_pair_of_random_changes_in_twenty_reaches() -> None:
-    draw = torch.Generator().manual_seed(0)
-    shared = torch.randn(500, generator=draw)
-    beyond = torch.zeros(3)
-    for _ in range(60):
-        draws = torch.exp(shared + 0.5 * torch.randn(2, 13, 500, generator=draw))
-        scores = contrast(draws[0, 0], draws[1, 0], draws[0, 1:], draws[1, 1:])
-        beyond += torch.tensor([float(s.max()) > c for s, c in zip(scores.alone, scores.null, strict=True)])
+    random, beyond = torch.randn(16, 500, generator=torch.Generator().manual_seed(0)), torch.zeros(2)
+    for seed in range(60):
+        first, second = torch.randn(2, 500, generator=torch.Generator().manual_seed(1 + seed))
+        scores = contrast(first, second, random)
+        highest = torch.stack([scores.alone[0].max(), scores.alone[2].max()])
+        beyond += highest > torch.tensor([scores.alone_null, scores.both_null])
     assert float(beyond.max()) <= 12  # 3 of 60 are expected
-    effect = torch.exp(shared)
-    effect[7] *= 100
-    scores = contrast(effect, torch.exp(shared), draws[0, 1:], draws[1, 1:])
-    assert int(scores.alone[0].argmax()) == 7
-    assert float(scores.alone[0][7]) > scores.null[0]
+    first, second = torch.zeros(500), torch.zeros(500)
+    first[[7, 8]], second[[8, 9]] = 9, 8
+    scores = contrast(first, second, random)
+    assert [int(alone.argmax()) for alone in scores.alone] == [7, 9, 8]
+    assert (float(scores.alone[0][7]), float(scores.alone[0][8]), float(scores.alone[2][8])) == (9, 1, 8)
 
 
 def test_the_command_shows_and_writes_it(run: Run, tunes: Path, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,12 +16,12 @@ import zeropass as zp
 from adapters import ALL, made
 from commands import Run
 from gguf_files import write_gguf
+from planted_word import plant
 from zeropass._io.parse import read_words
 from zeropass.diff.changes import Change, leading
 from zeropass.diff.run import across
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.adapted import adapt
-from zeropass.model.frames import Frames
 from zeropass.numerics.factored import Factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -203,6 +202,19 @@ def test_kept_embeddings_under_new_blocks_are_reported(tmp_path: Path) -> None:
     assert difference.verdict[1].startswith("Their embeddings are equal")
 
 
+@pytest.mark.parametrize("rows", [5, 40])
+def test_a_factored_change_is_measured_as_its_product_is(rows: int) -> None:
+    """Factors with more rows than columns and with fewer; a row of zeros; directions that cancel."""
+    draw = torch.Generator().manual_seed(0)
+    left, right = torch.randn(rows, 8, generator=draw), torch.randn(24, 8, generator=draw)
+    left[1], left[:, 3], right[:, 3] = 0, left[:, 2], -right[:, 2]
+    factored, dense = (Change(0, "up", added, 1.0) for added in (Factored(left, right), left @ right.T))
+    assert factored.norm == pytest.approx(dense.norm)
+    assert factored.rank == pytest.approx(dense.rank)
+    torch.testing.assert_close(factored.row_squares, dense.row_squares)
+    assert float(factored.row_squares.min()) >= 0
+
+
 def test_rank_and_directions_against_the_whole_svd() -> None:
     draw = torch.Generator().manual_seed(0)
     values = 0.6 ** torch.arange(24.0)
@@ -294,32 +306,12 @@ def test_the_command_writes_and_shows_a_difference(run: Run, tmp_path: Path) -> 
         assert words in err
 
 
-def rank_one(model: zp.Model, folder: Path, seen: str, said: str, layers: range) -> Path:
-    """Write an adapter by hand: where the neurons of a layer see one word, they write another."""
-    frames = Frames(model)
-    see = frames.rows("token").matrix[model.vocab.find(seen)[0]]
-    said_row = frames.rows("output.write").matrix[model.vocab.find(said)[0]]
-    # Frequent words have long rows in all directions; the covariance removes what they share with the word.
-    say = torch.linalg.solve(frames.rows("output.write").moments.covariance, said_row.double()).float()
-    draw = torch.Generator().manual_seed(0)
-    tensors: dict[str, Any] = {}
-    for layer in layers:
-        inner = torch.randn(model.dims.neurons, generator=draw)
-        gain = model.vector("ff_norm", layer)
-        name = f"base_model.model.model.layers.{layer}.mlp"
-        for module, down, up in (("up_proj", see / gain, inner), ("down_proj", inner, say)):
-            tensors[f"{name}.{module}.lora_A.weight"] = (down / down.norm())[None].contiguous()
-            tensors[f"{name}.{module}.lora_B.weight"] = (up / up.norm())[:, None].contiguous()
-    folder.mkdir()
-    save_file(tensors, folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 1, "lora_alpha": 0.1}))
-    return folder
-
-
 @pytest.mark.usefixtures("kept_real_rows")
 def test_a_word_planted_in_real_weights_comes_first(smollm2_path: Path, tmp_path: Path) -> None:
     base = zp.open_model(str(smollm2_path))
-    difference = zp.compare(base, adapt(base, rank_one(base, tmp_path / "adapter", "coach", "across", range(18, 22))))
+    words = {"seen": "coach", "said": "across"}
+    adapter = plant(tmp_path / "adapter", range(18, 22), base, **words, rank=1, strength=0.1)
+    difference = zp.compare(base, adapt(base, adapter))
     assert difference.sees[0].token.token == " coach"
     assert difference.writes[0].token.token == " across"
     assert {(change.layer, change.role) for change in difference.matrices} == {

@@ -26,7 +26,7 @@ from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import Float32, TensorSource
 from zeropass.diff.changes import Comparison
 from zeropass.diff.rounding import moved_rows
-from zeropass.diff.tensor_rows import BLOCK, gathered, rows_of
+from zeropass.diff.tensor_rows import BLOCK, TensorRows, gathered, rows_of
 from zeropass.diff.tensors import tensor_changes, unread_changes
 from zeropass.errors import BadModel
 from zeropass.model.adapted import adapt
@@ -126,6 +126,14 @@ def with_head(name: str, folder: Path) -> zp.Model:
         for parameter in hf.parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=draw))
     return in_memory(zp.open_model(str(tiny.save(hf, folder))))
+
+
+def test_tensors_that_an_adapter_leaves_alone_are_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    base = zp.open_model("models/first")
+    _, every = tensor_changes(Comparison(base, base))
+    monkeypatch.setattr(TensorRows, "read", None)
+    differing, compared = tensor_changes(Comparison(base, zp.adapt(base, "models/tunes/reviews")))
+    assert ([change.what for change in differing], compared) == (["classifier"], every)
 
 
 @pytest.mark.parametrize("name", sorted({*ZOO, *HEADS} - {"gemma4-moe"}))  # refused: tests/model/test_gemma4.py

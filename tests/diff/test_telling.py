@@ -12,8 +12,9 @@ from planted_word import MODEL, SAID, SEEN, plant, planted
 from zeropass.arch.frame_names import space_of
 from zeropass.arch.roles import norm_of, side_of
 from zeropass.diff.changes import Comparison
-from zeropass.diff.effects import drawn, word_mask
+from zeropass.diff.effects import word_mask
 from zeropass.diff.findings import MARGIN
+from zeropass.diff.random_changes import drawn
 from zeropass.diff.telling import exchange, ranked, telling
 from zeropass.diff.verdict import none_telling, sides
 from zeropass.model.frames import Frames

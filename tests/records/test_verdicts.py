@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -247,6 +248,15 @@ def test_a_damaged_file_is_refused_by_name_and_skipped_in_the_store(how: str, ca
     assert known_verdicts(7, lambda: SHA) is None
     keep(EVERY)
     assert known_verdicts(7, lambda: SHA) == EVERY
+
+
+def test_a_file_is_read_once_until_it_changes(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = keep(EVERY)
+    assert known_verdicts(7, lambda: SHA) == EVERY
+    monkeypatch.setattr(module, "read_verdicts", lambda path: replace(EVERY, method={"tokens": 1}))
+    assert known_verdicts(7, lambda: SHA) == EVERY
+    os.utime(path, ns=(1, 1))
+    assert known_verdicts(7, lambda: SHA) == replace(EVERY, method={"tokens": 1})
 
 
 def test_the_verdicts_in_the_package_can_be_read() -> None:

@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import zeropass as zp
+from zeropass.diff.findings import Finding, judged
+from zeropass.diff.screen_results import Nearest, Screened
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "reproduce"))
@@ -17,6 +19,7 @@ sys.path.insert(0, str(ROOT / "reproduce"))
 import fleet  # noqa: E402
 import fleet_measures  # noqa: E402
 import fleet_texts  # noqa: E402
+import screen_measures  # noqa: E402
 
 PLAIN = [f"The council number {n} met in the old hall again and nothing at all was done there today" for n in range(9)]
 
@@ -91,3 +94,26 @@ def test_the_tables_count_every_fine_tune(base: zp.Model) -> None:
     assert "| backdoor, triggers are words | writes | 4 | 100% | 100% | 100% | 100% |" in fleet_measures.places(rows)
     assert "| backdoor, triggers are words | sees | 4 | 0% | 100% | 100% | 100% |" in fleet_measures.places(rows)
     assert list(fleet_measures.heights(rows))[2] == "| first | 8 | 3.00 | 2.0, 2.0 | 9.0 | 1.0, 1.0 | 8.0 |"
+
+
+def screened(name: str, group: str, number: int, nearest: str, finding: Finding) -> tuple[str, Any]:
+    """Return a row of a screening with its story, by name."""
+    near = Nearest(name=nearest, similarity=0.5, alike=number < 2)
+    row = Screened(name=name, path="", sha256=name, kind="adapter", finding=finding, nearest=(near,), usual=0.1)
+    kind = {"backdoor": "word-word", "broad": "press"}[group]
+    return name, (row, {"group": group, "kind": kind, "number": number, "targets": "all", "after": 0.9})
+
+
+def test_screening_is_counted_by_recipe_and_judged_again_by_benign_changes() -> None:
+    low, high = judged([4.5, *[4.0] * 9], 4.0, 16), judged([12.0, *[5.0] * 9], 4.0, 16)
+    rows = dict(
+        [
+            screened("plant-0", "backdoor", 0, "plant-1", high),
+            screened("plant-1", "backdoor", 1, "broad-3", high),
+            *(screened(f"broad-{n}", "broad", n, "broad-1", low) for n in range(16)),
+        ]
+    )
+    assert screen_measures.alike("models/first", rows) == "| first | 18 | 0.10 | 17, 3 | 1, 1 |"
+    planted, ordinary = screen_measures.benign("models/first", rows)
+    assert planted.endswith("| 9.2, 4.8 | 1 narrow, 0 topic, 0 nothing | 4.5, 0.5 | 1 narrow, 0 topic, 0 nothing |")
+    assert "ordinary, 8 | 9.2, 4.8 | 0 narrow, 0 topic, 8 nothing | 4.5, 0.5 | 8 narrow" in ordinary

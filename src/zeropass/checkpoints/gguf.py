@@ -59,6 +59,9 @@ class _Tensor:
 MAX_EXPERTS = 4096
 """The number of experts up to which a tensor is taken apart; more of them, in a hostile file, would fill the memory."""
 
+_JOINED = 64
+"""The largest number of rows that are decoded as one."""
+
 _STACKED = re.compile(r"(blk\.\d+\.ffn_(?:gate|up|down|gate_up))_exps\.weight")
 _ONE_ROW = re.compile(r"blk\.\d+\.ffn_gate_inp_shexp\.weight")
 _KERNELS = re.compile(r"blk\.\d+\.(ssm_conv1d|shortconv\.conv)\.weight")
@@ -224,10 +227,12 @@ class GgufSource(CheckedSource):
         try:
             # A damaged scale overflows to infinity; the check of the values reports it, so numpy need not warn.
             with np.errstate(all="ignore"):
-                values = dequantize(raw.reshape(-1, inner), GGMLQuantizationType(tensor.type_id))
+                # The gguf package decodes 16 rows at a time, and rows may be joined: each is a number of blocks.
+                joined = math.gcd(raw.size // inner, _JOINED)
+                values = dequantize(raw.reshape(-1, inner * joined), GGMLQuantizationType(tensor.type_id))
         except NotImplementedError as error:
             raise self._unreadable(tensor) from error
-        return np.asarray(values, dtype=np.float32)
+        return np.asarray(values, dtype=np.float32).reshape(raw.size // inner, -1)
 
     def _unreadable(self, tensor: _Tensor) -> BadWeights:
         return BadWeights(

@@ -1,7 +1,7 @@
 """Compare two changes of one model: how far they do the same, and on which tokens one acts and the other does not.
 
-Tokens are judged against random changes: every matrix gets one with the singular values of its change, whose directions
-are random sums of the rows of the base's matrix. No training is behind them.
+Words are told apart by their excess, and chance is what pairs of random changes of the base reach, as in the verdict on
+one change (`effects`, `random_changes`).
 """
 
 import math
@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from zeropass._io.atomic import key_of
 from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.roles import BY_TOKEN, side_of
 from zeropass.diff.against_results import (
@@ -24,7 +23,8 @@ from zeropass.diff.against_results import (
     TensorOverlap,
 )
 from zeropass.diff.changes import Change, Comparison, inner, leading
-from zeropass.diff.effects import Effects, Sum, robust_z
+from zeropass.diff.effects import SIDES, Effects, word_mask
+from zeropass.diff.random_changes import DRAWS, RandomChanges
 from zeropass.diff.relations import UNRELATED
 from zeropass.diff.results import TensorChange
 from zeropass.diff.tensor_rows import BLOCK, rows_of
@@ -32,6 +32,7 @@ from zeropass.diff.tensors import constants, tensor_changes, unread_changes
 from zeropass.lens import Lens
 from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
+from zeropass.model.kept_rows import KeptFrames
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model, open_tuned
 from zeropass.numerics.statistics import blocks
@@ -39,11 +40,8 @@ from zeropass.records.parameters import Token
 
 __all__ = ["against", "contrast", "overlap"]
 
-DIRECTIONS, TOKENS, DRAWS = 16, 20, 12
-"""Limits and settings: leading directions of a change, tokens of a list, random changes of each change."""
-
-SPECTRUM = 48
-"""The number of singular values of a whole matrix that its random changes have."""
+DIRECTIONS, TOKENS = 16, 20
+"""Limits: leading directions of a change, words of a list."""
 
 NOISE = 1e-5
 """The distance of two changes, relative to the larger, that the order of sums in float32 can make."""
@@ -86,7 +84,7 @@ def against(
     report = callback(progress)
     base = open_model(base)
     work = _Work(
-        base=base, first=open_tuned(base, first), second=open_tuned(base, second), frames=frames or Frames(base)
+        base=base, first=open_tuned(base, first), second=open_tuned(base, second), frames=frames or KeptFrames(base)
     )
     for layer in range(base.dims.layers):
         report("comparing", layer, base.dims.layers + 1)
@@ -113,97 +111,42 @@ def overlap(first: Tensor, second: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Contrasted:
-    """Scores of tokens (V,) by which of two changes acts on them, with the values that chance reaches.
+    """Scores of words (n,) by which of two changes acts on them, with what chance reaches.
 
     Attributes:
-        first: The excess z of the first change, (V,).
-        second: That of the second, (V,).
-        alone: Scores of the tokens of the first change alone, of the second alone, and of both.
-        null: The score that the best token of one pair of random changes in twenty reaches, for each of the three.
+        first: The excess of the first change, (n,).
+        second: That of the second, (n,).
+        alone: Scores of the words of the first change alone, of the second alone, and of both.
+        alone_null: The score that the best word of one pair of random changes in twenty reaches by one of them alone.
+        both_null: The same by both.
     """
 
     first: Tensor
     second: Tensor
     alone: tuple[Tensor, Tensor, Tensor]
-    null: tuple[float, float, float]
+    alone_null: float
+    both_null: float
 
 
-def contrast(first: Tensor, second: Tensor, first_null: Tensor, second_null: Tensor) -> Contrasted:
-    """Return the tokens on which one of two changes acts and the other does not, and those on which both act.
-
-    The effect of a change counts as the robust z of its logarithm, less the mean z of the token in the null. Chance are
-    all pairs of a draw for the first change and another for the second, the excess of each measured by the others.
+def contrast(first: Tensor, second: Tensor, random: Tensor) -> Contrasted:
+    """Return the words on which one of two changes acts and the other does not, and those on which both act.
 
     Args:
-        first: Effects of the first change on the tokens, (V,).
-        second: Effects of the second, (V,).
-        first_null: Effects of random changes like the first, (n, V); at least 3.
-        second_null: Effects of as many like the second; the draws of one number may have a seed in common.
+        first: The excess of words in the first change, (n,).
+        second: That in the second, (n,).
+        random: That in each random change, (draws, n), of which all pairs are chance.
     """
-    nulls = _robust(first_null), _robust(second_null)
-    excesses = tuple(_robust(effect[None])[0] - z.mean(0) for effect, z in zip((first, second), nulls, strict=True))
-    count = len(first_null)
-    draws = [z - (z.sum(0) - z) / (count - 1) for z in nulls]
-    pairs = [(a, b) for a in range(count) for b in range(count) if a != b]
-    best = torch.tensor([[float(s.max()) for s in _scores(draws[0][a], draws[1][b])] for a, b in pairs])
-    reached = best.quantile(0.95, dim=0).tolist()
-    return Contrasted(
-        first=excesses[0], second=excesses[1], alone=_scores(*excesses), null=(reached[0], reached[1], reached[2])
-    )
+    count = len(random)
+    pairs = [_scores(random[a], random[b]) for a in range(count) for b in range(count) if a != b]
+    best = torch.tensor([[float(alone.max()), float(both.max())] for alone, _, both in pairs])
+    alone_null, both_null = best.quantile(0.95, dim=0).tolist()
+    scores = _scores(first, second)
+    return Contrasted(first=first, second=second, alone=scores, alone_null=alone_null, both_null=both_null)
 
 
 def _scores(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the scores of tokens of the first change alone, of the second alone, and of both."""
+    """Return the scores of words of the first change alone, of the second alone, and of both."""
     return first - second.clamp_min(0), second - first.clamp_min(0), torch.minimum(first, second)
-
-
-def _robust(effects: Tensor) -> Tensor:
-    """Return the robust z (n, V) of the logarithm of effects (n, V); zeros for effects that do not differ."""
-    return robust_z(effects.clamp_min(torch.finfo(torch.float32).tiny).log())
-
-
-class _Effects:
-    """The effects of one change, and of random changes like it, on the shown tokens.
-
-    Attributes:
-        ids: The ids of the shown tokens.
-        place: Where a matrix meets the rows that stand for tokens.
-        sums: The effects of the change, and of each draw.
-    """
-
-    def __init__(self, frames: Frames, ids: Tensor) -> None:
-        self.ids, self.place, self.sums = ids, Effects(frames), [Sum() for _ in range(1 + DRAWS)]
-
-    def add(self, change: Change) -> None:
-        """Add the change of a matrix, scaled so that its effect on the mean token is 1, and draws of its null."""
-        role, layer, base = change.role, change.layer, self.place.frames.model
-        for total, vectors in zip(self.sums, (change.root, *_draws(change, base)), strict=True):
-            total.add(self.place.rows(role, layer), self.place.folded(vectors, role, layer))
-
-    def close(self, *spaces: str) -> None:
-        """Turn the Gram matrices of some spaces, or of all, into effects on tokens."""
-        for total in self.sums:
-            for space in spaces or tuple(total.grams):
-                total.close(self.place.frames.rows(space))
-
-    def of(self, side: str) -> Tensor | None:
-        """Return the effects of the change and of its draws on the shown tokens, (1 + DRAWS, n); None for no effect."""
-        if side not in self.sums[0].totals:
-            return None
-        return torch.stack([total.totals[side][self.ids] for total in self.sums])
-
-
-def _draws(change: Change, base: Model) -> Iterator[Tensor]:
-    """Yield vectors of random changes with the singular values of a change: random sums of the base matrix's rows."""
-    root, matrix = change.root, base.matrix(change.role, change.layer)
-    whole = min(root.shape) > SPECTRUM
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        values = torch.svd_lowrank(root, q=SPECTRUM)[1] if whole else torch.linalg.svdvals(root)
-    generator = torch.Generator().manual_seed(int(key_of(change.layer, change.role)[:8], 16))
-    for _ in range(DRAWS):
-        sums = torch.randn(len(values), len(matrix), generator=generator).to(matrix.device) @ matrix
-        yield torch.nn.functional.normalize(sums, dim=1) * values[:, None]
 
 
 @dataclass(eq=False)
@@ -227,19 +170,21 @@ class _Work:
         self.pairs = Comparison(self.base, self.first), Comparison(self.base, self.second)
         self.between = Comparison(self.first, self.second)
         self.ids = Lens.over(self.frames, with_coherence=False).view("default").ids
-        self.effects = _Effects(self.frames, self.ids), _Effects(self.frames, self.ids)
+        self.words = word_mask(self.base.vocab, self.ids)
+        self.effects = Effects(self.frames, (*SIDES.values(),)), Effects(self.frames, (*SIDES.values(),))
 
     def add_layer(self, layer: int) -> None:
         """Compare the changes of the matrices of one layer."""
         for role in self.base.matrices(layer):
-            changes = tuple(pair.change(role, layer) for pair in self.pairs)
+            before = self.base.matrix(role, layer)
+            changes = tuple(pair.change(role, layer, before) for pair in self.pairs)
             self.before += changes[0].before ** 2
             for n, change in enumerate(changes):
                 self.cosines[n].append(change.cosine)
                 if _is_real(change):
                     self.squares[n] += change.norm**2
                     self.counts[n] += 1
-                    self.effects[n].add(change)
+                    self.effects[n].add(change, before)
             if any(change.norm for change in changes):
                 self._compare(*changes)
         if layer == 0:  # no later layer reads the embedding itself
@@ -300,7 +245,7 @@ class _Work:
             matrices=tuple(self.matrices),
             tensors=tensors,
             words=tuple(self._contrasts()) if relation == "different" else (),
-            method={"directions": DIRECTIONS, "draws": DRAWS, "tokens": len(self.ids)},
+            method={"directions": DIRECTIONS, "draws": DRAWS, "words": int(self.words.sum())},
         )
 
     def _facts(self, n: int, model: Model) -> ChangeFacts:
@@ -357,13 +302,16 @@ class _Work:
         return float(sums[0]) / lengths if lengths else None
 
     def _contrasts(self) -> Iterator[Contrast]:
-        """Yield the tokens of each side on which either change acts."""
-        for side in ("sees", "writes"):
-            acting = [effects.of(side) for effects in self.effects]
-            if any(effect is not None for effect in acting):
-                none = torch.ones(1 + DRAWS, len(self.ids), device=self.ids.device)
-                first, second = (none if effect is None else effect for effect in acting)
-                yield self._contrast(side, contrast(first[0], second[0], first[1:], second[1:]))
+        """Yield the words of each side on which either change acts."""
+        for side in SIDES.values():
+            acting = [side in effects.change.totals for effects in self.effects]
+            if any(acting):
+                first, second = (
+                    effects.excess(self.ids, side)[self.words] if acts else torch.zeros(int(self.words.sum()))
+                    for effects, acts in zip(self.effects, acting, strict=True)
+                )
+                random = RandomChanges(self.frames, self.ids, self.words, side).excess[:, self.words]
+                yield self._contrast(side, contrast(first, second.to(first), random))
 
     def _contrast(self, side: str, scores: Contrasted) -> Contrast:
         first, second, both = (tuple(self._words(scores, alone)) for alone in scores.alone)
@@ -372,18 +320,17 @@ class _Work:
             first=first,
             second=second,
             both=both,
-            first_null=scores.null[0],
-            second_null=scores.null[1],
-            both_null=scores.null[2],
+            alone_null=scores.alone_null,
+            both_null=scores.both_null,
         )
 
     def _words(self, scores: Contrasted, alone: Tensor) -> Iterator[ContrastWord]:
-        """Yield the tokens with the highest of some scores, if they are above zero."""
-        best = alone.topk(min(TOKENS, len(alone)))
+        """Yield the words with the highest of some scores, if they are above zero."""
+        best, ids = alone.topk(min(TOKENS, len(alone))), self.ids[self.words]
         for value, place in zip(best.values.tolist(), best.indices.tolist(), strict=True):
             if value <= 0:
                 return
-            number = int(self.ids[place])
+            number = int(ids[place])
             yield ContrastWord(
                 token=Token(number, self.base.vocab.label(number)),
                 score=value,

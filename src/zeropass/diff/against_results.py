@@ -96,13 +96,13 @@ class TensorOverlap(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class ContrastWord(ShortRepr):
-    """A token on which two changes act differently, or both.
+    """A word on which two changes act differently, or both.
 
     Attributes:
         token: The token.
         score: How far it stands out.
-        first: How far the first change acts on it beyond a random one: robust z of the log effect, less its null mean.
-        second: The same of the second change.
+        first: Its excess in the first change.
+        second: Its excess in the second change.
     """
 
     token: Token
@@ -113,15 +113,14 @@ class ContrastWord(ShortRepr):
 
 @dataclass(frozen=True, repr=False)
 class Contrast(ShortRepr):
-    """The tokens on one side, ``sees`` or ``writes``, by which of two changes acts on them.
+    """The words on one side, ``sees`` or ``writes``, by which of two changes acts on them, from their excesses e.
 
     Attributes:
         side: The side.
-        first: Tokens on which the first change acts, and the second does not: z₁ − max(z₂, 0).
-        second: Tokens on which the second acts, and the first does not: z₂ − max(z₁, 0).
-        both: Tokens on which both act: min(z₁, z₂).
-        first_null: The score that the best token of one pair of random changes in twenty reaches.
-        second_null: The same for ``second``.
+        first: Words on which the first change acts, and the second does not: e₁ − max(e₂, 0).
+        second: Words on which the second acts, and the first does not: e₂ − max(e₁, 0).
+        both: Words on which both act: min(e₁, e₂).
+        alone_null: The score of ``first`` that the best word of one pair of random changes in twenty reaches.
         both_null: The same for ``both``.
     """
 
@@ -129,14 +128,13 @@ class Contrast(ShortRepr):
     first: tuple[ContrastWord, ...]
     second: tuple[ContrastWord, ...]
     both: tuple[ContrastWord, ...]
-    first_null: float
-    second_null: float
+    alone_null: float
     both_null: float
 
     def parts(self) -> Iterator[tuple[str, tuple[ContrastWord, ...], float]]:
         """Yield the name of each list, the list, and what chance reaches."""
-        yield "A alone", self.first, self.first_null
-        yield "B alone", self.second, self.second_null
+        yield "A alone", self.first, self.alone_null
+        yield "B alone", self.second, self.alone_null
         yield "both", self.both, self.both_null
 
 
@@ -153,7 +151,7 @@ class Against(ShortRepr, AsTable, AsFigure):
         cosine_null: The standard deviation of that cosine if every change were turned at random.
         matrices: The matrices of blocks that either changes.
         tensors: The other tensors that either changes.
-        words: The tokens on which they act, by side; none if they are equal or unrelated.
+        words: The words on which they act, by side; none if they are equal or unrelated.
         method: Settings of the comparison.
 
     Example:
@@ -255,7 +253,7 @@ def _verdict(result: Against) -> Iterator[str]:
         yield from _overlaps(result)
     yield from _tensors(result)
     words = [line for contrast in result.words for line in _contrast(contrast)]
-    yield from words or ["No token tells them apart, or is common to both, more than random changes reach."]
+    yield from words or ["No word tells them apart, or is common to both, more than random changes reach."]
 
 
 def _sizes(result: Against) -> str:

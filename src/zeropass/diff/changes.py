@@ -14,7 +14,7 @@ from zeropass.errors import BadModel
 from zeropass.model.adapted import Adapted
 from zeropass.model.model import Model
 from zeropass.numerics.factored import Directions, Factored, close_values
-from zeropass.numerics.statistics import blocks
+from zeropass.numerics.statistics import blocks, quadratic
 
 __all__ = ["Change", "Comparison", "inner", "leading", "values"]
 
@@ -58,7 +58,14 @@ class Change:
     @cached_property
     def norm(self) -> float:
         """The Frobenius norm of the change, computed in float64."""
-        return float(self.dense.double().norm())
+        return float(self.root.double().norm())
+
+    @cached_property
+    def row_squares(self) -> Tensor:
+        """The squared length of each row of the change, (rows,)."""
+        if isinstance(self.added, Tensor):
+            return self.added.square().sum(1)
+        return quadratic(self.added.left, self.added.right.T @ self.added.right).clamp_min(0)
 
     @property
     def relative(self) -> float:
@@ -75,8 +82,9 @@ class Change:
 
     @cached_property
     def rank(self) -> float:
-        """The effective rank (Σσ²)²/Σσ⁴, exact, from the d x d Gram matrix; 0 for no change."""
-        gram = self.dense.double().T @ self.dense.double()
+        """The effective rank (Σσ²)²/Σσ⁴, exact, from the smaller Gram matrix; 0 for no change."""
+        root = self.root.double()
+        gram = root @ root.T if root.shape[0] < root.shape[1] else root.T @ root
         return float(gram.trace() ** 2 / gram.square().sum()) if self.norm else 0.0
 
 
@@ -145,9 +153,9 @@ class Comparison:
         )
         return tuned if isinstance(tuned, Adapted) and of_base else None
 
-    def change(self, what: str, layer: int = 0) -> Change:
-        """Return the change of one matrix."""
-        before = self.base.matrix(what, layer)
+    def change(self, what: str, layer: int = 0, before: Tensor | None = None) -> Change:
+        """Return the change of one matrix; ``before`` is the base's, if it was read already."""
+        before = self.base.matrix(what, layer) if before is None else before
         length = float(before.double().norm())
         if self.adapted is not None and (what, layer) not in self.adapted.replaced:
             added = self.adapted.change(what, layer)

@@ -3,17 +3,13 @@
 The effect of a change ΔW on a token is ‖ΔW r‖² for the row r that stands for the token, each matrix divided by its mean
 over all tokens, summed over matrices. How far a token stands out is the robust z of the root of its effect, a length.
 
-A writing matrix acts on some tokens more than on others, and any change of it does so too. So for what is written a
-token also has an *excess*: the robust z of its length divided by the length that the base's own matrices, those that
-changed, give to it. How high the excess of a word gets without a cause is measured on the base itself: in each of
-`DRAWS` random changes every writing matrix gets one direction, a random sum of its own rows. docs/audit.md says how
-well that tells what was planted from ordinary training.
+A matrix acts on some tokens more than on others, and any change of it does so too. So a token also has an *excess*: the
+robust z of its length divided by the length that the base's own matrices, those that changed, give to it. How high that
+gets without a cause is measured on random changes of the base (`random_changes`). docs/audit.md says how well the
+excess of what is written tells what was planted from ordinary training.
 """
 
-from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from zlib import crc32
 
 import torch
 from torch import Tensor
@@ -23,13 +19,13 @@ from zeropass.arch.roles import norm_of, side_of
 from zeropass.diff.changes import Change
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.vectors import reads_at
-from zeropass.numerics.statistics import blocks, quadratic
+from zeropass.numerics.statistics import quadratic
 from zeropass.tokens.vocabulary import Vocabulary
 
-__all__ = ["DRAWS", "Effects", "Sum", "drawn", "robust_z", "word_mask"]
+__all__ = ["SIDES", "Effects", "Sum", "excess_of", "robust_z", "word_mask"]
 
-DRAWS = 16
-"""The number of random changes of the base."""
+SIDES = {"read": "sees", "write": "writes"}
+"""The names of the sides of matrices."""
 
 _TINY = torch.finfo(torch.float32).tiny
 
@@ -62,50 +58,43 @@ class Sum:
 
 @dataclass(eq=False)
 class Effects:
-    """The running effects of a change, of the base's own matrices, and of random changes of them.
+    """The running effects of a change, and of the base's own matrices that it changes.
 
     Attributes:
         frames: The frames of the base.
+        sides: The sides on which the base's own matrices count, so that there is an excess.
         change: The effect of the change.
-        base: The effect of the base's own writing matrices that changed.
-        every: The effect of all writing matrices of the base.
-        drawn: The directions of the random changes, (`DRAWS`, d) for each writing matrix, by space.
+        base: The effect of the base's own matrices that changed.
+        through: The role of the base's matrices that the change writes through; empty if it writes itself.
     """
 
     frames: Frames
+    sides: tuple[str, ...] = ("writes",)
     change: Sum = field(default_factory=Sum)
     base: Sum = field(default_factory=Sum)
-    every: Sum = field(default_factory=Sum)
-    drawn: dict[str, list[Tensor]] = field(default_factory=lambda: defaultdict(list))
+    through: str = ""
 
-    def add(self, change: Change, with_base: bool = True) -> tuple[Rows, Tensor, float]:
+    def add(self, change: Change, before: Tensor | None = None) -> tuple[Rows, Tensor, float]:
         """Add the change of a matrix.
 
         Args:
             change: The change.
-            with_base: Whether to add the base's own matrix as well, if it writes; it is read for that.
+            before: The base's own matrix, which is added as well if its side counts.
 
         Returns:
             The rows that stand for tokens; what was added, folded so that they meet it, (n, d); and its mean effect on
             all tokens.
         """
         rows, folded = self.rows(change.role, change.layer), self.folded(change.root, change.role, change.layer)
-        if with_base and side_of(change.role) == "write":
-            self.add_base(change.role, change.layer)
+        if before is not None and SIDES[side_of(change.role)] in self.sides:
+            self.add_base(change.role, change.layer, before)
         return rows, folded, self.change.add(rows, folded)
 
-    def add_base(self, role: str, layer: int) -> None:
-        """Add a writing matrix of the base to those that changed."""
-        matrix = self.frames.model.matrix(role, layer)
-        self.base.add(self.rows(role, layer), self.folded(matrix, role, layer))
-
-    def draw(self, layer: int) -> None:
-        """Add the writing matrices of a layer, and directions of the random changes of each."""
-        model = self.frames.model
-        for role in (role for role in model.matrices(layer) if side_of(role) == "write"):
-            matrix, rows = model.matrix(role, layer), self.rows(role, layer)
-            self.every.add(rows, self.folded(matrix, role, layer))
-            self.drawn[rows.space].append(_scaled(self.folded(drawn(matrix, role, layer), role, layer), rows))
+    def add_base(self, role: str, layer: int, matrix: Tensor) -> Rows:
+        """Add a matrix of the base to those that changed; return the rows that stand for tokens."""
+        rows = self.rows(role, layer)
+        self.base.add(rows, self.folded(matrix, role, layer))
+        return rows
 
     def rows(self, role: str, layer: int) -> Rows:
         """Return the rows that stand for tokens where a role reads or writes."""
@@ -121,33 +110,26 @@ class Effects:
 
     def close(self, *spaces: str) -> None:
         """Turn what was gathered for some spaces, or for all, into effects; no more may be added to them."""
-        for space in spaces or tuple({**self.change.grams, **self.base.grams, **self.every.grams}):
-            for part in (self.change, self.base, self.every):
+        for space in spaces or tuple({**self.change.grams, **self.base.grams}):
+            for part in (self.change, self.base):
                 part.close(self.frames.rows(space))
 
     def z(self, side: str, ids: Tensor) -> Tensor:
         """Return how far some tokens stand out on a side that the change acts on, (n,)."""
         return robust_z(self.change.totals[side][ids].sqrt())
 
-    def excess(self, ids: Tensor) -> Tensor:
-        """Return the excess of some tokens in what the change writes, (n,)."""
-        return _excess(self.change.totals["writes"][ids], self.base.totals["writes"][ids])
-
-    def chance(self, ids: Tensor) -> Tensor:
-        """Return the excess of some tokens in what each random change writes, (`DRAWS`, n)."""
-        totals = sum(_effects(self.frames.rows(space), torch.stack(parts)) for space, parts in self.drawn.items())
-        every = self.every.totals["writes"][ids]
-        return torch.stack([_excess(total[ids], every) for total in torch.as_tensor(totals)])
+    def excess(self, ids: Tensor, side: str = "writes") -> Tensor:
+        """Return the excess of some tokens on a side that the change acts on and that counts, (n,)."""
+        return excess_of(self.change.totals[side][ids], self.base.totals[side][ids])
 
     def space(self, role: str, layer: int) -> str:
         """Return the space of the rows that stand for tokens where a role reads or writes."""
         return space_of(_frame(role), side_of(role), reads_at(self.frames.model, layer, role))
 
 
-def drawn(matrix: Tensor, role: str, layer: int, count: int = DRAWS) -> Tensor:
-    """Return random sums of the rows of a matrix, (``count``, d), the same in every run."""
-    generator = torch.Generator().manual_seed(crc32(f"{layer} {role}".encode()))
-    return torch.randn(count, len(matrix), generator=generator).to(matrix) @ matrix
+def excess_of(effects: Tensor, base: Tensor) -> Tensor:
+    """Return the robust z of lengths relative to those that the base's own matrices give, (n,), from both effects."""
+    return robust_z((effects / base.clamp_min(_TINY)).sqrt())
 
 
 def robust_z(values: Tensor) -> Tensor:
@@ -172,34 +154,6 @@ def word_mask(vocab: Vocabulary, ids: Tensor) -> Tensor:
     return (flags if bool(flags.any()) else torch.ones_like(flags)).to(ids.device)
 
 
-def _excess(effects: Tensor, base: Tensor) -> Tensor:
-    """Return the robust z of lengths relative to those that the base's own matrices give, (n,)."""
-    return robust_z((effects / base.clamp_min(_TINY)).sqrt())
-
-
 def _frame(role: str) -> str:
     """Return the frame in which a role is read."""
     return "token" if side_of(role) == "read" else "output"
-
-
-def _second_moment(rows: Rows) -> Tensor:
-    """Return the mean of rᵀr over all rows r, (d, d)."""
-    return rows.moments.covariance + torch.outer(rows.moments.mean, rows.moments.mean)
-
-
-def _scaled(directions: Tensor, rows: Rows) -> Tensor:
-    """Return directions (n, d) scaled so that each has an effect of 1 on the mean token."""
-    wide = directions.double()
-    usual = ((wide @ _second_moment(rows)) * wide).sum(1, keepdim=True)
-    return (wide / usual.sqrt().clamp_min(_TINY)).float()
-
-
-def _effects(rows: Rows, directions: Tensor) -> Tensor:
-    """Return the effect of each random change, (`DRAWS`, V), from its directions in each matrix, (m, `DRAWS`, d)."""
-
-    def parts() -> Iterator[Tensor]:
-        flat = directions.transpose(0, 1).reshape(-1, directions.shape[-1]).T
-        for part in blocks(len(rows.matrix)):
-            yield (rows.matrix[part] @ flat).square().reshape(-1, directions.shape[1], directions.shape[0]).sum(2)
-
-    return torch.cat(list(parts())).T

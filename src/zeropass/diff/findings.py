@@ -64,6 +64,8 @@ class Finding(ShortRepr):
         threshold: The excess of the first word from which many words are said to stand out.
         lead_threshold: The lead of the first word from which few words are said to stand out.
         benign: The number of benign changes of the base that the thresholds rest on; 0 for random ones alone.
+        through: ``o`` if no matrix that writes changed, and it is judged by what its values write through the base's
+            output matrices; else empty.
     """
 
     answer: Answer
@@ -75,6 +77,7 @@ class Finding(ShortRepr):
     threshold: float = 0.0
     lead_threshold: float = 0.0
     benign: int = 0
+    through: str = ""
 
 
 def judged(
@@ -83,6 +86,7 @@ def judged(
     draws: int,
     benign: Thresholds | None = None,
     random_lead: float = 0.0,
+    through: str = "",
 ) -> Finding:
     """Return the kind of a change.
 
@@ -93,6 +97,7 @@ def judged(
         benign: The excesses and leads that benign changes of the base reach: thresholds are where these end, but not
             below chance.
         random_lead: The lead of the first word over the tenth in a random change, the median of the draws.
+        through: The role of the base's matrices that the change writes through; empty if it writes itself.
     """
     first = excesses[0]
     lead = first - excesses[min(TENTH, len(excesses)) - 1]
@@ -109,6 +114,7 @@ def judged(
         threshold=threshold,
         lead_threshold=lead_threshold,
         benign=0 if benign is None else len(benign.changes),
+        through=through,
     )
 
 

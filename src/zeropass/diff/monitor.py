@@ -21,8 +21,8 @@ from torch import Tensor
 from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.roles import reads_memory, side_of, site_of
 from zeropass.diff.changes import Comparison, leading
-from zeropass.diff.effects import drawn
 from zeropass.diff.passages import Passage, Passages
+from zeropass.diff.random_changes import drawn
 from zeropass.diff.relations import UNRELATED
 from zeropass.errors import BadModel
 from zeropass.model.adapted import Adapted

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,26 +18,28 @@ from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass.arch.dimensions import Dimensions
 from zeropass.arch.roles import FF_ROLES, HEAD_ROLES, OUTPUT_GATE, base_role, site_of
 from zeropass.diff.changes import Change, Comparison, leading
-from zeropass.diff.effects import Effects, drawn, word_mask
+from zeropass.diff.effects import Effects, word_mask
 from zeropass.diff.findings import Standout
 from zeropass.diff.places import placed
+from zeropass.diff.random_changes import DRAWS, RandomChanges, drawn
 from zeropass.diff.relations import facts_of, relation_of
 from zeropass.diff.results import ChangeDirection, Diff, MatrixChange, Moved, ParameterChange, TensorChange
 from zeropass.diff.standouts import finding_of, standouts
 from zeropass.diff.tensor_rows import rows_of
 from zeropass.diff.tensors import constants, missing, tensor_changes, unread_changes
 from zeropass.diff.thresholds import Thresholds, kept_thresholds
+from zeropass.diff.values import through_values
 from zeropass.diff.verdict import known_finding, verdict
 from zeropass.diff.watch_list import looked_up
 from zeropass.diff.watched_words import Watching
 from zeropass.lens import Lens
 from zeropass.model.adapted import Adapted
 from zeropass.model.frames import Frames
+from zeropass.model.kept_rows import KeptFrames
 from zeropass.model.model import Model
 from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.vectors import neuron_address
 from zeropass.numerics.factored import Directions
-from zeropass.records.parameters import TokenScore
 
 __all__ = ["across", "compare"]
 
@@ -87,7 +90,7 @@ def compare(
     base, tuned = open_model(base), open_model(tuned)
     words = looked_up(base.vocab, watch)
     limits = kept_thresholds(base.fingerprint, thresholds)
-    work = _Work(Comparison(base, tuned), frames or Frames(base), thresholds=limits)
+    work = _Work(Comparison(base, tuned), frames or KeptFrames(base), thresholds=limits)
     work.watching = Watching(words, base.vocab, work.view.ids) if words else None
     for layer in range(base.dims.layers):
         report("comparing", layer, base.dims.layers + 1)
@@ -144,15 +147,17 @@ class _Work:
         # The base's frames lack tokens that only the fine-tune has.
         self.tuned = replace(self.pair.tuned, vocab=base.vocab)
         self.view = self.lens.view("default")
-        self.effects = Effects(self.frames)
+        self.effects = self.written = Effects(self.frames)
         self.words = word_mask(base.vocab, self.view.ids)
+        self.random = RandomChanges(self.frames, self.view.ids, self.words)
 
     def add_layer(self, layer: int) -> None:
         """Compare the matrices of one layer."""
         rows: dict[str, Tensor] = {}
         ends: list[_Ends] = []
         for role in self.pair.base.matrices(layer):
-            change = self.pair.change(role, layer)
+            before = self.pair.base.matrix(role, layer)
+            change = self.pair.change(role, layer, before)
             counted = change.norm if not change.rounding else 0.0
             self.squares.append((counted**2, change.before**2))
             self.cosines.append(change.cosine)
@@ -160,10 +165,9 @@ class _Work:
                 continue
             self.matrices.append(self._matrix(change, ends))
             if not change.rounding:
-                scale = change.before / math.sqrt(change.dense.shape[0])
-                rows[role] = change.dense.norm(dim=1).square() / scale**2 if scale else change.dense.norm(dim=1)
-                self._add_effect(change)
-        self.effects.draw(layer)
+                squares = change.row_squares
+                rows[role] = squares * len(squares) / change.before**2 if change.before else squares.sqrt()
+                self._add_effect(change, before)
         self._describe(layer, ends)
         self._parameters(layer, rows)
         if layer == 0:  # no later layer reads the embedding itself
@@ -214,47 +218,62 @@ class _Work:
 
     def _describe(self, layer: int, ends: Sequence["_Ends"]) -> None:
         """Fill in the directions of a layer's changes, in words."""
-        base = self.pair.base
-        right = dict.fromkeys(change.sides[1][0] for change in ends)
-        random = [(role, drawn(base.matrix(role, layer), role, layer)) for role in right]
-        scores = iter(self._scores([*random, *(side for change in ends for side in change.sides)], layer))
-        chances = {role: float(self._highest(next(scores)).median()) for role in right}
+        scores = iter(self._scores([side for change in ends for side in change.sides], layer))
+        chances = self._chances(tuple(dict.fromkeys(change.sides[1][0] for change in ends)), layer)
         for change in ends:
             directions = tuple(self._directions(change, next(scores), next(scores), chances[change.sides[1][0]]))
             self.matrices[change.place] = replace(self.matrices[change.place], directions=directions)
 
+    def _chances(self, roles: Sequence[str], layer: int) -> dict[str, float]:
+        """Return the highest |z| of a word in random sums of the rows of the base's matrices: the median of the draws.
+
+        It depends on the base alone, so it is not computed anew for one that is known.
+        """
+
+        @cache
+        def computed() -> dict[str, float]:
+            directions = [(role, drawn(self.pair.base.matrix(role, layer), role, layer)) for role in roles]
+            scores = self._scores(directions, layer)
+            return {role: float(self._highest(z).median()) for role, z in zip(roles, scores, strict=True)}
+
+        def chance(role: str) -> float:
+            value = self.frames.remembered(f"{DRAWS} random sums, L{layer} {role}", lambda: computed()[role])
+            assert value is not None
+            return value
+
+        return {role: chance(role) for role in roles}
+
     def _highest(self, scores: Tensor) -> Tensor:
-        """Return the highest |z| of a whole word in each column of scores (V, n)."""
-        return scores[self.view.ids[self.words]].abs().amax(0)
+        """Return the highest |z| of a whole word in each row of scores (n, V)."""
+        return scores[:, self.view.ids[self.words]].abs().amax(1)
 
     def _directions(self, ends: "_Ends", left: Tensor, right: Tensor, chance: float) -> Iterator[ChangeDirection]:
-        """Yield each direction in words, from the scores (V, n) of both of its ends."""
-        values, close = ends.directions.values, ends.directions.close
+        """Yield each direction in words, from the scores (n, V) of both of its ends."""
         highest = self._highest(right).tolist()
-        for n in range(len(values)):
-            if float(values[n]) <= 0:
+        # The sign of a direction is arbitrary: the pole that stands out more, on either side, comes first.
+        lows, highs = torch.stack([left, right])[..., self.view.ids].aminmax(dim=2)
+        signs = torch.where(lows.amin(0) + highs.amax(0) < 0, -1.0, 1.0)[:, None]
+        poles = zip(*(self.lens.poles(signs * scores, self.view) for scores in (left, right)), strict=True)
+        values, close = ends.directions.values.tolist(), ends.directions.close.tolist()
+        for n, (left_poles, right_poles) in enumerate(poles):
+            if values[n] <= 0:
                 continue
-            # The sign of a direction is arbitrary: the pole that stands out more, on either side, comes first.
-            both = torch.stack([left[:, n], right[:, n]])[:, self.view.ids]
-            sign = 1.0 if float(both.max() + both.min()) >= 0 else -1.0
-            left_top, left_bottom = self._poles(sign * left[:, n])
-            right_top, right_bottom = self._poles(sign * right[:, n])
-            share = float(values[n]) ** 2 / ends.norm**2
+            share = values[n] ** 2 / ends.norm**2
             yield ChangeDirection(
-                value=float(values[n]),
+                value=values[n],
                 share=share,
-                close=bool(close[n]),
-                left=left_top,
-                left_bottom=left_bottom,
-                right=right_top,
-                right_bottom=right_bottom,
+                close=close[n],
+                left=left_poles[0],
+                left_bottom=left_poles[1],
+                right=right_poles[0],
+                right_bottom=right_poles[1],
                 z=highest[n],
                 chance=chance,
                 telling=math.sqrt(share) * (highest[n] / chance - 1) if chance else 0.0,
             )
 
     def _scores(self, sides: Sequence[tuple[str, Tensor]], layer: int) -> list[Tensor]:
-        """Return z (V, n) of the vectors of each side, over the tokens that they see or write.
+        """Return z (n, V) of the vectors of each side, over the tokens that they see or write.
 
         All vectors that meet the rows of a space are multiplied with them at once, since reading rows takes longest.
         """
@@ -267,16 +286,14 @@ class _Work:
             rows, places = self.frames.rows(space), [n for n, other in enumerate(spaces) if other == space]
             together = torch.cat([folded[n] for n in places])
             mean, std = rows.moments.of_scores(together)
-            scores = (rows.matrix @ together.T - mean) / std.clamp_min(torch.finfo(torch.float32).tiny)
-            scored |= zip(places, torch.split(scores, [len(folded[n]) for n in places], dim=1), strict=True)
+            deviations = together @ rows.matrix.T - mean[:, None]
+            scores = deviations / std.clamp_min(torch.finfo(torch.float32).tiny)[:, None]
+            scored |= zip(places, torch.split(scores, [len(folded[n]) for n in places]), strict=True)
         return [scored[n] for n in range(len(sides))]
 
-    def _poles(self, scores: Tensor) -> tuple[tuple[TokenScore, ...], tuple[TokenScore, ...]]:
-        return self.lens.poles(scores, self.view)
-
-    def _add_effect(self, change: Change) -> None:
+    def _add_effect(self, change: Change, before: Tensor) -> None:
         """Add the effect of a change on every token to that of all changes, and to that on the watched words."""
-        rows, folded, usual = self.effects.add(change)
+        rows, folded, usual = self.effects.add(change, before)
         self.usual[change.layer, change.role] = usual
         if usual > 0 and self.watching is not None:
             self.watching.take(change.layer, change.role, rows.matrix, folded, usual)
@@ -308,13 +325,15 @@ class _Work:
         tables = (*differing, *unread_changes(self.pair))
         tied = base.family.causal and base.logit_table == tuned.logit_table == "embedding"
         words, watch = self.watching.finish(self.effects.change.totals) if self.watching is not None else ((), ())
+        if "writes" not in self.effects.change.totals:
+            self.written = through_values(self.pair, self.frames)
         sides = {"read": self._standouts("sees", self.words), "write": self._standouts("writes", self.words)}
         sides = placed(self.pair, self.effects, self.usual, sides)
         difference = Diff(
             base=_described(base),
             tuned=_described(tuned),
             verdict=(),
-            finding=finding_of(self.effects, self.view.ids, self.words, self.thresholds),
+            finding=finding_of(self.written, self.random, self.thresholds),
             relative=math.sqrt(changed / total) if total else 0.0,
             matrices=tuple(self.matrices),
             vectors=_vectors(tables),
@@ -357,7 +376,8 @@ class _Work:
 
     def _standouts(self, side: str, chosen: Tensor) -> tuple[Standout, ...]:
         """Return those of the chosen tokens that stand out most."""
-        return standouts(self.effects, side, self.view.ids, chosen, self.pair.base.vocab, TOKENS)
+        effects = self.written if side == "writes" else self.effects
+        return standouts(effects, side, self.view.ids, chosen, self.pair.base.vocab, TOKENS)
 
     def _before_and_after(self, best: list[tuple[float, str]], after: Lens) -> tuple[ParameterChange, ...]:
         """Return the lists of neurons, or the pairs of heads, before and after."""

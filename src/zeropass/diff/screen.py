@@ -17,8 +17,8 @@ from zeropass._io.progress import Progress, callback, shows_progress
 from zeropass._io.typed_json import from_json
 from zeropass.checkpoints.adapter_files import WEIGHTS
 from zeropass.checkpoints.model_files import hashes
-from zeropass.diff.effects import DRAWS
 from zeropass.diff.findings import LEAD, MARGIN, TENTH, unjudged
+from zeropass.diff.random_changes import DRAWS
 from zeropass.diff.screen_base import ScreenBase
 from zeropass.diff.screen_folder import Place, claim_screening, places_in, write_screening
 from zeropass.diff.screen_results import ORDER, Nearest, Screened, Screening

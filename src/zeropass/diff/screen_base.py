@@ -18,12 +18,13 @@ from zeropass.checkpoints.adapter_changes import Change as AdapterChange
 from zeropass.checkpoints.adapter_changes import LowRank, OfExperts
 from zeropass.diff.changes import Change, Comparison
 from zeropass.diff.effects import Effects, Sum, word_mask
+from zeropass.diff.random_changes import RandomChanges
 from zeropass.diff.relations import facts_of, relation_of
-from zeropass.diff.results import TensorChange
 from zeropass.diff.screen_results import Screened
 from zeropass.diff.standouts import finding_of, standouts
-from zeropass.diff.tensors import constants, places, tensor_changes, unread_changes
+from zeropass.diff.tensors import constants, tensor_changes, unread_changes
 from zeropass.diff.thresholds import Thresholds
+from zeropass.diff.values import through_values
 from zeropass.diff.verdict import Sizes, known_finding
 from zeropass.lens import Lens
 from zeropass.model.adapted import Adapted
@@ -57,6 +58,7 @@ class ScreenBase:
         """Take the tokens that are shown, and which of them are words."""
         self.ids: Tensor = Lens.over(self.frames, with_coherence=False).view("default").ids
         self.words: Tensor = word_mask(self.base.vocab, self.ids)
+        self.random: RandomChanges = RandomChanges(self.frames, self.ids, self.words)
 
     @property
     def base(self) -> Model:
@@ -64,15 +66,12 @@ class ScreenBase:
         return self.frames.model
 
     def read(self, report: Progress) -> None:
-        """Read the base once: the norms of its matrices, and what random changes of them write."""
-        random, layers = Effects(self.frames), self.base.dims.layers
+        """Read the base once: the norms of its matrices."""
+        layers = self.base.dims.layers
         for layer in range(layers):
             report("reading the base", layer, layers)
             for role in self.base.matrices(layer):
                 self.lengths[layer, role] = float(self.base.matrix(role, layer).double().norm())
-            random.draw(layer)
-        random.close()
-        self.chance: Tensor = random.chance(self.ids)
         report("reading the base", layers, layers)
 
     def measured(self, tuned: Model, row: Screened) -> tuple[Screened, Tensor | None]:
@@ -100,12 +99,13 @@ class ScreenBase:
                 continue
             square += change.norm**2
             sizes[layer, role] = change.relative
-            effects.add(change, with_base=False)
+            effects.add(change)
             if side_of(role) == "write":
                 wrote.append((layer, role))
         effects.base = self._base_effect(tuple(wrote))
         effects.close()
-        tables = _tables(pair)
+        written = effects if "writes" in effects.change.totals else through_values(pair, self.frames)
+        tables = (*tensor_changes(pair)[0], *unread_changes(pair))
         total = sum(length**2 for length in self.lengths.values())
         sides = Sizes(
             relation=relation_of(pair, sum(cosines) / len(cosines), roundings, tables, constants(pair)),
@@ -127,12 +127,12 @@ class ScreenBase:
             return replace(row, finding=known), None
         row = replace(
             row,
-            finding=known or finding_of(effects, self.ids, self.words, self.thresholds, self.chance),
-            writes=standouts(effects, "writes", self.ids, self.words, self.base.vocab, WORDS),
+            finding=known or finding_of(written, self.random, self.thresholds),
+            writes=standouts(written, "writes", self.ids, self.words, self.base.vocab, WORDS),
             sees=standouts(effects, "sees", self.ids, self.words, self.base.vocab, WORDS),
         )
-        writes = "writes" in effects.change.totals
-        return row, effects.excess(self.ids)[self.words] if writes else None
+        writes = "writes" in written.change.totals
+        return row, written.excess(self.ids)[self.words] if writes else None
 
     def _change(self, pair: Comparison, layer: int, role: str, length: float) -> Change | None:
         """Return the change of a matrix, or None for none; a matrix that an adapter leaves alone is not read."""
@@ -158,16 +158,9 @@ class ScreenBase:
         """Return the effect of some of the base's own writing matrices."""
         effects = Effects(self.frames)
         for layer, role in wrote:
-            effects.add_base(role, layer)
+            effects.add_base(role, layer, self.base.matrix(role, layer))
         effects.close()
         return effects.base
-
-
-def _tables(pair: Comparison) -> tuple[TensorChange, ...]:
-    """Return the tensors that differ and are no matrices of blocks; what an adapter leaves alone is not read."""
-    if isinstance(pair.tuned, Adapted) and not any(pair.touched(what, layer or 0) for what, layer in places(pair)):
-        return ()
-    return (*tensor_changes(pair)[0], *unread_changes(pair))
 
 
 def _layers(sizes: Mapping[Place, float]) -> tuple[int, ...]:

@@ -2,16 +2,19 @@
 
 import math
 
-import torch
 from torch import Tensor
 
-from zeropass.diff.effects import DRAWS, Effects
+from zeropass.diff.effects import Effects
 from zeropass.diff.findings import TENTH, Finding, Standout, judged, unjudged
+from zeropass.diff.random_changes import DRAWS, RandomChanges
 from zeropass.diff.thresholds import Thresholds
 from zeropass.records.parameters import Token
 from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["finding_of", "standouts"]
+
+SILENT_VALUES = "it changes no matrix that writes, and what its values write through the base's o tells too little"
+"""The reason why a change of values whose words do not stand out is not judged; docs/audit.md has the measurements."""
 
 
 def standouts(
@@ -43,30 +46,19 @@ def standouts(
     )
 
 
-def finding_of(
-    effects: Effects, ids: Tensor, words: Tensor, benign: Thresholds | None = None, chance: Tensor | None = None
-) -> Finding:
+def finding_of(effects: Effects, random: RandomChanges, benign: Thresholds | None = None) -> Finding:
     """Return what kind of change it is, from the words that stand out in what it writes.
 
     Args:
         effects: The effects of the change.
-        ids: The tokens that are shown, (n,).
-        words: Those of them that are whole words, (n,).
+        random: Random changes of the base, with the tokens that are shown.
         benign: What benign changes of the base reach, if that is known.
-        chance: The excess of these tokens in random changes of the base, (`DRAWS`, n); that of ``effects`` if None.
     """
     if "writes" not in effects.change.totals:
-        return unjudged("it changes no matrix that writes to the residual stream")
-    drawn = _highest((effects.chance(ids) if chance is None else chance)[:, words])
-    return judged(
-        _highest(effects.excess(ids)[words]).tolist(),
-        float(drawn[:, 0].median()),
-        DRAWS,
-        benign,
-        float((drawn[:, 0] - drawn[:, -1]).median()),
-    )
-
-
-def _highest(excess: Tensor) -> Tensor:
-    """Return the highest excesses, as many as the finding needs, falling, (…, n)."""
-    return torch.topk(excess, min(TENTH, excess.shape[-1])).values
+        return unjudged("it changes no matrix that writes to the residual stream, and no values")
+    excess = effects.excess(random.ids)[random.words]
+    highest = excess.topk(min(TENTH, len(excess))).values.tolist()
+    if effects.through:  # benign changes that write themselves are no measure of it
+        finding = judged(highest, random.chance, DRAWS, through=effects.through)
+        return unjudged(SILENT_VALUES) if finding.answer == "nothing" else finding
+    return judged(highest, random.chance, DRAWS, benign, random.lead)

@@ -39,7 +39,8 @@ def tensor_changes(pair: Comparison) -> tuple[tuple[TensorChange, ...], int]:
     for what, layer in places(pair):
         before, after = (rows_of(model, what, layer or 0) for model in (pair.base, pair.tuned))
         compared += before is not None and after is not None
-        change = _tensor_change(pair, what, layer, before, after)
+        touched = pair.touched(what, layer or 0)
+        change = _tensor_change(pair, what, layer, before, after) if touched else None
         if change is not None:
             differing.append(change)
     return tuple(differing), compared

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.roles import side_of
+from zeropass.diff.effects import SIDES
 from zeropass.diff.results import LEVEL, Watched, WatchedWord
 from zeropass.diff.tensor_rows import BLOCK
 from zeropass.diff.watch_list import Word
@@ -29,8 +30,6 @@ PEERS = 2000
 
 MATRICES = 6
 """The number of matrices that are reported for a word."""
-
-SIDES = {"read": "sees", "write": "writes"}
 
 
 @dataclass(eq=False)

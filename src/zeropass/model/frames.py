@@ -94,6 +94,7 @@ class Frames(ShortRepr):
     model: Model
     lens: LensMaps | None = None
     _kept: dict[str, Rows] = field(default_factory=dict, repr=False)
+    _origin: "Frames | None" = field(default=None, repr=False)
 
     @classmethod
     def through(cls, model: Model, lens: str | Path | LensMaps | None) -> "Frames":
@@ -101,8 +102,11 @@ class Frames(ShortRepr):
         return cls(model, chosen_lens(model, lens))
 
     def of(self, model: Model) -> "Frames":
-        """Return frames with the same rows for other parameters of the same stream, such as those of a fine-tune."""
-        return Frames(model, self.lens, self._kept)
+        """Return frames with the same rows for other parameters of the same stream, such as those of a fine-tune.
+
+        The same tokens are under-trained.
+        """
+        return Frames(model, self.lens, self._kept, self)
 
     @property
     def spaces(self) -> tuple[str, ...]:
@@ -116,6 +120,8 @@ class Frames(ShortRepr):
             BadOption: If the space is not one of `spaces`, as in `matrix`, `blocks` and `release`; lists the names.
         """
         self._require(space)
+        if self._origin is not None:
+            return self._origin.rows(space)
         if space not in self._kept:
             self._kept[space] = self._computed(space)
         return self._kept[space]
@@ -158,7 +164,7 @@ class Frames(ShortRepr):
     @property
     def judgement(self) -> Judgement:
         """The under-trained tokens: `Model.judgement`."""
-        return self.model.judgement
+        return self.model.judgement if self._origin is None else self._origin.judgement
 
     def remembered(self, _name: str, compute: Callable[[], float | None]) -> float | None:
         """Return a number that depends on the model and the lens alone; here it is computed each time."""

@@ -10,8 +10,9 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -215,11 +216,18 @@ def known_verdicts(
 
 
 def _undamaged(path: Path) -> Verdicts | None:
-    """Return the verdicts in a file, or None if it is damaged."""
-    try:
+    """Return the verdicts in a file, or None if it is damaged; a file that stays as it is, is read once."""
+    with suppress(OSError):
+        stat = path.stat()
+        return _read_once(path, stat.st_mtime_ns, stat.st_size)
+    return None
+
+
+@lru_cache(maxsize=32)
+def _read_once(path: Path, _modified: int, _size: int) -> Verdicts | None:
+    with suppress(BadOption):  # lists can be shown without verdicts, so a damaged file is no error
         return read_verdicts(path)
-    except BadOption:  # lists can be shown without verdicts, so a damaged file is no error
-        return None
+    return None
 
 
 def footnote(verdicts: Verdicts | None, model: str | None, through: str = "") -> str:

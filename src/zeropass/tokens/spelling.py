@@ -11,6 +11,7 @@ __all__ = ["SPELLINGS", "Kind", "Spelling", "utf8"]
 Kind = Literal["bytes", "sentencepiece", "wordpiece", "plain", "word-ends", "byte-word-ends"]
 """The spelling of a text: a byte alphabet, ▁ for a space, ## for a continuation, unchanged, or </w> at a word's end."""
 
+_BYTE_OF = {letter: bytes([byte]) for letter, byte in BYTES.items()}
 _BYTE_PIECE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -43,7 +44,7 @@ class Spelling:
         if self.is_byte(piece):
             return bytes([int(piece[3:5], 16)])
         if self.letters:
-            text = b"".join(bytes([BYTES[c]]) if c in BYTES else utf8(c) for c in piece)
+            text = b"".join([_BYTE_OF[c] if c in _BYTE_OF else utf8(c) for c in piece])
         else:
             text = utf8(piece.replace(self.space, " ") if self.space else piece)
         return text + b" " if ends else text

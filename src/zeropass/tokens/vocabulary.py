@@ -303,8 +303,15 @@ class Vocabulary(ShortRepr):
         return np.array(flags, dtype=np.bool_)
 
     def _raw(self, i: int) -> bytes:
-        piece = self.pieces[i]
-        return utf8(piece) if self.literal[i] else SPELLINGS[self.kind].text(piece)
+        raws = self._raws
+        if i not in raws:
+            piece = self.pieces[i]
+            raws[i] = utf8(piece) if self.literal[i] else SPELLINGS[self.kind].text(piece)
+        return raws[i]
+
+    @cached_property
+    def _raws(self) -> dict[int, bytes]:
+        return {}
 
     def _is_byte(self, i: int) -> bool:
         return SPELLINGS[self.kind].is_byte(self.pieces[i])
