@@ -28,10 +28,11 @@ from zeropass.arch.roles import (
 )
 from zeropass.errors import BadOption
 from zeropass.model.address import canonical_role
-from zeropass.model.blocks import Block, model_input
+from zeropass.model.blocks import Block, in_streams, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
 from zeropass.model.positions import distance_rows, distance_vectors, frequencies, qk_norm_at, turned_gain
+from zeropass.model.streams import active
 from zeropass.model.vectors import VectorSet, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
@@ -245,6 +246,8 @@ class Frames(ShortRepr):
     def _with_norm(self, vectors: Tensor, side: Side, norm: str, layer: int) -> Tensor:
         model = self.model
         if side == "read":
+            gain = model.vector(f"{site_of(norm)}_gain", layer)  # without a norm
+            vectors = vectors if gain is None else vectors * gain
             bare = model.family.reads_bare(norm, layer)
             return vectors if bare else fold_read(vectors, model.vector(norm, layer), model.family.norm)
         if (scale := model.dims.written_scale(site_of(norm))) != 1:
@@ -346,6 +349,8 @@ class Frames(ShortRepr):
     def carried(self, attended: float = 1.0) -> Tensor:
         """Return the tokens as they leave block 0 alone: y = e + Attn₀(e), x = y + MLP₀(y) (docs/theory.md §7).
 
+        Of several streams it is the active one.
+
         Args:
             attended: The weight of a token's attention to itself; one if no token precedes it.
 
@@ -355,7 +360,8 @@ class Frames(ShortRepr):
         block = Block(self.model, 0)
         out = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
         for part in blocks(out.shape[0], _TOKENS):
-            out[part] = block.alone(self._embedded(part), attended, ids=_ids(part))
+            states = block.alone(self._embedded(part), attended, ids=_ids(part))
+            out[part] = active(states, self.model.dims.d)
         return out
 
     @staticmethod
@@ -572,11 +578,13 @@ class Frames(ShortRepr):
         if frame == "paper":
             return partial(model.tokens, "embedding" if side == "read" else model.logit_table)
         if frame == "embedded":
-            bare = model.family.reads_bare("attn_norm", 0)
-            return self._embedded if bare else lambda part: self.as_read(self._embedded(part))
+            bare, block = model.family.reads_bare("attn_norm", 0), Block(model, 0)
+            if bare:
+                return self._embedded
+            return lambda part: self.as_read(block.entering(self._embedded(part)))
         if frame == "token":
-            block = Block(model, 0)
-            return lambda part: self.as_read(block.alone(self._embedded(part), ids=_ids(part)))
+            block, d = Block(model, 0), model.dims.d
+            return lambda part: self.as_read(active(block.alone(self._embedded(part), ids=_ids(part)), d))
         if frame == "memory":  # cross attention reads the encoder's tokens, normed as they leave it
             return Frames(model.memory)._maker("token")
         if side == "write":
@@ -599,11 +607,11 @@ class Frames(ShortRepr):
         return (total / int(self.used.sum())).float()
 
     def _embedded(self, part: slice) -> Tensor:
-        """Return the input of block 0 for a slice of tokens, without positions."""
+        """Return the input of block 0 for a slice of tokens, without positions; several streams side by side."""
         model = self.model
         narrow = model.has("embed_projection")
         rows = model.matrix("embedding", 0, part.start, part.stop) if narrow else model.tokens("embedding", part)
-        return model_input(model, rows)
+        return in_streams(model, model_input(model, rows))
 
     def as_read(self, x: Tensor) -> Tensor:
         """Return a state as the next block reads it, without the gain, which is folded into the parameters."""

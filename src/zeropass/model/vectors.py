@@ -287,6 +287,8 @@ def _reason(model: Model, role: str, layer: int) -> str:
         return ", because it computes its positions"
     if model.family.other_memory and role.startswith("cross_"):
         return ", because its encoder does not read text"
+    if role == "ple_out" and model.family.streamed:
+        return ", because it writes to the streams that no layer reads"
     if layer != OUTSIDE and (other := model.layer_of(role, layer)) != layer:
         return f" of its own there, because the layer attends to those of layer {other}"
     return ""
