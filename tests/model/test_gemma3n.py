@@ -86,10 +86,10 @@ def test_keys_that_a_file_leaves_out_mean_what_they_mean_to_transformers(tmp_pat
         ({"altup_active_idx": 1}, UnknownFamily, "altup_active_idx is 1"),
         ({"altup_correct_scale": False}, UnknownFamily, "altup_correct_scale is False"),
         ({"attention_bias": True}, UnknownFamily, "attention_bias is True"),
-        ({"activation_sparsity_pattern": [0.5]}, BadModel, "for each of the 4 layers; it is \\[0.5\\]"),
+        ({"activation_sparsity_pattern": [0.5]}, BadModel, r"for each of the 4 layers; it is \[0.5\]"),
         ({"activation_sparsity_pattern": [0.5, 0, 1, 0]}, BadModel, "a number from 0 to below 1"),
         ({"activation_sparsity_pattern": 0.5}, BadModel, "a number from 0 to below 1"),
-        ({"intermediate_size": [40, 20, 40, 40]}, BadModel, "intermediate_size is \\[40, 20\\]"),
+        ({"intermediate_size": [40, 20, 40, 40]}, BadModel, r"intermediate_size is \[40, 20\]"),
         ({"laurel_rank": 4}, BadWeights, "laurel.linear_left.weight has shape"),
         ({"vocab_size_per_layer_input": 61}, BadWeights, "embed_tokens_per_layer.weight has shape"),
     ],
@@ -118,7 +118,7 @@ def test_what_does_not_know_several_streams_refuses_them(opened: tuple[Any, Mode
         with pytest.raises(CannotRun, match="there are several streams side by side"):
             call()
     facts = PublishedFacts(kind="Jacobian", model="", layers=4, d=24, prompts=None, sha256="0")
-    with pytest.raises(BadLens, match="a Jacobian lens, of one stream; .* has 4 side by side"):
+    with pytest.raises(BadLens, match=r"a Jacobian lens, of one stream; .* has 4 side by side"):
         facts.require(model)
 
 
