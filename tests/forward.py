@@ -33,9 +33,10 @@ class Forward:
         return self.model.family.stack or ("decoder" if self.model.family.other_memory else "")
 
     def states(self, layer: int) -> Tensor:
-        """Return the stream before a layer."""
+        """Return the stream before a layer; several side by side, which transformers stacks before the texts."""
         stack = self.stack
-        return self.result[f"{stack}_hidden_states" if stack else "hidden_states"][layer]
+        states: Tensor = self.result[f"{stack}_hidden_states" if stack else "hidden_states"][layer]
+        return states.movedim(0, -2).flatten(-2) if self.model.dims.streams > 1 else states
 
     def call(self, layer: int, site: str = "attn") -> int:
         """Return the index of this attention in the pass: an encoder's come first, then self and cross alternate."""

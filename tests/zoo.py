@@ -660,6 +660,15 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"attention_k_eq_v": True, "num_global_key_value_heads": 1, "hidden_size_per_layer_input": 0}
         | {"enable_moe_block": True, "num_experts": 5, "top_k_experts": 2, "moe_intermediate_size": 16},
     ),
+    "gemma3n": (
+        "Gemma3nForCausalLM",
+        "Gemma3nTextConfig",
+        _WIDE
+        | {"sliding_window": 3, "final_logit_softcapping": 4.0, "rope_parameters": _TWO_ROPES, "laurel_rank": 5}
+        | {"num_hidden_layers": 4, "num_kv_shared_layers": 2, "layer_types": 2 * _GEMMA4["layer_types"]}
+        | {"hidden_size_per_layer_input": 6, "vocab_size_per_layer_input": 40}
+        | {"activation_sparsity_pattern": [0.6, 0.0, 0.4, 0.0]},
+    ),
     "vaultgemma": ("VaultGemmaForCausalLM", "VaultGemmaConfig", _GEMMA | {"sliding_window": 3}),
     "olmo3": (
         "Olmo3ForCausalLM",
@@ -967,7 +976,7 @@ PARTLY_RUN = ["longt5-sums-encoder"]
 NOT_RUN = [*DECODERS, *PARTLY_RUN]
 """The entries whose forward pass on a text is not modelled."""
 
-UNEVEN = [name for name in ZOO if name.startswith("gemma4")]
+UNEVEN = [name for name in ZOO if name.startswith(("gemma3n", "gemma4"))]
 """The entries whose layers differ in more than the lens, and what adds vectors to a text, know."""
 
 WITHOUT_LENS = ("bitnet",)

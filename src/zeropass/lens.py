@@ -596,7 +596,7 @@ class Lens(ShortRepr):
 
     def _scores(self, vector: VectorSet, frame: str) -> tuple[Tensor, float, float]:
         """Return the scores (V,) of a set of one vector in a frame, with their mean and standard deviation."""
-        rows = self.frames.rows(space_of(frame, vector.side, vector.reads_at))
+        rows = self.frames.rows(vector.space(frame))
         folded = self.frames.folded(vector, frame)
         mean, std = (float(x) for x in rows.moments.of_scores(folded))
         scores = rows.matrix @ folded[0]

@@ -37,6 +37,7 @@ from zeropass.model.positions import (
     position_bias,
     turned_gain,
 )
+from zeropass.model.streams import joined
 from zeropass.model.vectors import vector_set
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zoo import VOCAB, ZOO, tiny_model
@@ -174,9 +175,35 @@ def added(model: Model, site: Site, layer: int, x: Tensor, written: Tensor) -> T
     return x + model.dims.written_scale(site) * (norm(model, behind, layer, written) if normed_behind else written)
 
 
+def entering(case: Case, model: Model, layer: int) -> Tensor:
+    """Return the stream that a layer reads first: of several, the active one as the layer predicts it."""
+    states = case.text.states(layer)
+    return states if case.model.dims.streams == 1 else predictions(model, layer, states)[0]
+
+
+def predictions(model: Model, layer: int, states: Tensor) -> list[Tensor]:
+    """Return the streams as a layer mixes them, one by one, each from all of them by weights of the token."""
+    streams = states.split(model.dims.d, -1)
+    shares = token_weights(model, layer, streams[0]) @ model.matrix("altup_predict", layer).T
+    count = range(len(streams))
+    return [streams[i] + sum(shares[..., i * len(streams) + j, None] * streams[j] for j in count) for i in count]
+
+
+def token_weights(model: Model, layer: int, x: Tensor) -> Tensor:
+    """Return the weights of tokens by which streams are mixed."""
+    return torch.tanh(norm(model, "altup_norm", layer, x) @ model.matrix("altup_router", layer).T / model.dims.d)
+
+
+def corrections(case: Case, model: Model, layer: int) -> list[Tensor]:
+    """Return the streams behind the MLP: each moved by what the layer made of the active one."""
+    streams, made = predictions(model, layer, case.text.states(layer)), behind_mlp(case, model, layer)
+    rates = token_weights(model, layer, made) @ model.matrix("altup_correct", layer).T
+    return [x + (1 + rates[..., n, None]) * (made - streams[0]) for n, x in enumerate(streams)]
+
+
 def read_at(case: Case, model: Model, site: Site, layer: int) -> Tensor:
     """Return the stream that a site reads."""
-    x = case.text.states(layer)
+    x = entering(case, model, layer)
     if site in ("attn", "mixer") or model.family.parallel:
         return x
     x = mixed(case, model, layer)
@@ -187,15 +214,27 @@ def read_at(case: Case, model: Model, site: Site, layer: int) -> Tensor:
 
 def mixed(case: Case, model: Model, layer: int) -> Tensor:
     """Return the stream after attention, or a mixer, or both side by side."""
-    x, roles = case.text.states(layer), {"attn": "o", "mixer": "mixer_out"}
+    x, roles = entering(case, model, layer), {"attn": "o", "mixer": "mixer_out"}
     written = {
         site: case.text.gave(role, layer) for site, role in roles.items() if case.model.dims.has_site(site, layer)
     }
-    return x + sum(added(model, site, layer, x, each) - x for site, each in written.items())
+    beside = residual(case, model, layer, x) if case.model.dims.laurel else x
+    return beside + sum(added(model, site, layer, x, each) - x for site, each in written.items())
+
+
+def residual(case: Case, model: Model, layer: int, x: Tensor) -> Tensor:
+    """Return a learned augmented residual, to which attention is added."""
+    read = norm(model, "laurel_norm", layer, x)
+    written = norm(model, "laurel_post_norm", layer, case.text.gave("laurel_out", layer))
+    return model.dims.written_scale("laurel") * (x + read + written)
 
 
 def after(case: Case, model: Model, layer: int) -> Tensor:
     """Return the stream after a layer, from what its parts wrote."""
+    if case.model.dims.streams > 1:
+        first, *others = corrections(case, model, layer)
+        written = norm(model, "ple_post_norm", layer, case.text.gave("ple_out", layer))
+        return torch.cat([first, *(other + written for other in others)], -1)
     x, scalar = behind_mlp(case, model, layer), model.vector("layer_scalar", layer)
     if case.model.dims.has_site("ple", layer):
         x = added(model, "ple", layer, x, case.text.gave("ple_out", layer))
@@ -203,7 +242,7 @@ def after(case: Case, model: Model, layer: int) -> Tensor:
 
 
 def behind_mlp(case: Case, model: Model, layer: int) -> Tensor:
-    """Return the stream behind the MLP, which the gates of a per-layer embedding read."""
+    """Return the stream behind the MLP."""
     if not case.model.dims.has_site("ff", layer):
         return read_at(case, model, "ff", layer)
     written = mlp_output(case, layer)
@@ -216,7 +255,7 @@ def behind_mlp(case: Case, model: Model, layer: int) -> Tensor:
 def mlp_output(case: Case, layer: int) -> Tensor:
     """Return what the MLP wrote: the output of its last module, or of the one that holds the router."""
     if not is_routed(case.model, layer):
-        return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(case.text.states(layer))
+        return case.text.gave(only_mlp(case.model, layer), layer).reshape_as(entering(case, case.model, layer))
     if case.model.has("ff_post_norm"):  # the norm of A.X K1 is inside that module, as those of Gemma 4 are
         return case.text.took("ff_post_norm", layer)
     written = case.text.out[case.text.name(ROUTER, layer).rpartition(".")[0]][0]
@@ -278,15 +317,16 @@ def neurons_error(case: Case, model: Model, layer: int) -> float:
     if not case.model.dims.has_site("ff", layer):
         return 0.0
     x = read_at(case, model, "ff", layer)
-    act = Block(model, layer).activated
+    block = Block(model, layer)
+    act = block.activated
     gated = "gate" in model.family.ff_roles
-    active = act(read(model, "gate" if gated else "key", layer, x))
+    active = act(block.sparse(read(model, "gate" if gated else "key", layer, x)))
     if gated:
         limit, up = model.dims.gate_limit, read(model, "up", layer, x)
         active = active * (up if limit is None else up.clamp(-limit, limit) + 1)
     biases, worst = bias_of(model, "ff_bias", layer), 0.0
     if is_routed(case.model, layer):
-        block, (logits, weights, experts) = Block(model, layer), routing(case, layer)
+        logits, weights, experts = routing(case, layer)
         scores = read(model, ROUTER, layer, x).flatten(0, -2)
         routed = logits.shape[-1]
         scores = scores / model.dims.d**0.5 if model.family.router_shrunk else scores
@@ -325,9 +365,8 @@ def logits_error(case: Case, model: Model, layer: int) -> float:
     """Compare attention logits before softmax at the true offsets, with scale, caps and position biases."""
     if not case.model.dims.has_site("attn", layer):
         return 0.0
-    return attention_error(
-        case, model, layer, "", case.text.states(layer), case.text.states(model.layer_of("k", layer))
-    )
+    x, y = (entering(case, model, place) for place in (layer, model.layer_of("k", layer)))
+    return attention_error(case, model, layer, "", x, y)
 
 
 def cross_error(case: Case, model: Model, layer: int) -> float:
@@ -360,7 +399,7 @@ def heads_error(case: Case, model: Model, layer: int) -> float:
     """Compare each head's output, its weights times its values; and what all heads write through o, with the bias."""
     if not case.model.dims.has_site("attn", layer):
         return 0.0
-    return written_error(case, model, layer, "", case.text.states(model.layer_of("v", layer)))
+    return written_error(case, model, layer, "", entering(case, model, model.layer_of("v", layer)))
 
 
 def attention_error(case: Case, model: Model, layer: int, cross: str, x: Tensor, y: Tensor) -> float:
@@ -463,11 +502,22 @@ def embedding_error(case: Case, model: Model, layer: int) -> float:
     """Compare what the gates of a per-layer embedding read, what goes through them, and what is written."""
     if not case.model.dims.has_site("ple", layer):
         return 0.0
-    gates = read(model, "ple_in", layer, behind_mlp(case, model, layer))
+    several = case.model.dims.streams > 1
+    x = corrections(case, model, layer)[0] if several else behind_mlp(case, model, layer)
+    gates = read(model, "ple_in", layer, x)
     active = Block(model, layer).activated(gates) * layer_embedding(model, layer, case.ids)
     took, gave = case.text.took("ple_out", layer), case.text.gave("ple_out", layer)
-    written = took @ vector_set(model, layer, "ple_out").vectors
+    written = took @ model.matrix("ple_out", layer)
     return max(error(gates, case.text.gave("ple_in", layer)), error(active, took), error(written, gave))
+
+
+def residual_error(case: Case, model: Model, layer: int) -> float:
+    """Compare what a learned augmented residual reads, and what it writes through its few coordinates."""
+    if not case.model.dims.has_site("laurel", layer):
+        return 0.0
+    narrow = read(model, "laurel_in", layer, entering(case, model, layer))
+    took, gave = case.text.took("laurel_out", layer), case.text.gave("laurel_out", layer)
+    return max(error(narrow, took), error(took @ vector_set(model, layer, "laurel_out").vectors, gave))
 
 
 def mixer_error(case: Case, model: Model, layer: int) -> float:
@@ -497,6 +547,7 @@ def final_error(case: Case, model: Model, _layer: int = 0) -> float:
         logits = final_logits(model, after(case, model, dims.layers - 1))
         return max(encoder_error(case, model), error(logits, case.text.result.logits))
     x = after(case, model, dims.layers - 1)
+    x = x if dims.streams == 1 else joined(model, x)
     x = x if model.family.stream_normed else normed(x, model.family.norm, dims.eps)
     logits = x @ Frames(model).rows("output.write").matrix.T
     shift = model.vector("final_norm_bias")
@@ -523,7 +574,7 @@ def encoder_error(case: Case, model: Model) -> float:
 
 def carried_error(case: Case, model: Model, _layer: int = 0) -> float:
     """Compare the rows of the token frame with the stream after block 0 for each token alone."""
-    return error(Frames(model).carried(), case.alone.states(1)[:, 0])
+    return error(Frames(model).carried(), case.alone.states(1)[:, 0, : case.model.dims.d])
 
 
 def memory_error(case: Case, model: Model, _layer: int = 0) -> float:
@@ -564,8 +615,9 @@ def map_error(case: Case, model: Model, _layer: int = 0) -> float:
 
 
 CHECKS = (start_error, stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error, final_error)
-CHECKS += (embedding_error, carried_error, memory_error, map_error)
+CHECKS += (embedding_error, residual_error, carried_error, memory_error, map_error)
 BY_LAYER = (stream_error, neurons_error, logits_error, heads_error, cross_error, mixer_error, embedding_error)
+BY_LAYER += (residual_error,)
 
 
 @pytest.mark.parametrize("measure", CHECKS)
@@ -833,6 +885,15 @@ SPOILS: dict[str, Spoil] = {
     "no norm behind embeddings": without("ple_post_norm"),
     "no gain of what embeddings see": without("ple_context_norm"),
     "no embeddings in layers": other_constant("ple", 0),
+    "embeddings of all tokens": other_constant("ple_vocab", 0),
+    "no gain of their gates": without("ple_gain"),
+    "one stream": other_constant("streams", 1),
+    "streams mixed without a norm": without("altup_norm"),
+    "streams swapped": swapped("stream_in_1", "stream_in_2"),
+    "streams joined otherwise": swapped("stream_out_1", "stream_out_3"),
+    "no augmented residual": other_constant("laurel", 0),
+    "no norm behind it": without("laurel_post_norm"),
+    "no gates cut off": other_constant("gate_sparsity", ()),
     "rotated the usual way": variant("turned_back", False),
     "QK-norm of another kind": lambda m: (
         with_family(m, qk_norm_kind="layer" if m.family.qk_norm_kind == "rms" else "rms")

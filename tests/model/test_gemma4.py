@@ -125,6 +125,29 @@ def test_a_written_vector_has_the_factors_of_the_layers_behind_it(opened: Opened
     assert error(behind, scalars[2:].prod() * vectors) < 1e-6
 
 
+@torch.no_grad()
+@pytest.mark.usefixtures("one_thread")
+def test_what_meets_no_norm_is_scored_by_tokens_as_they_are(opened: Opened, tmp_path: Path) -> None:
+    """The gates of a per-layer embedding read the stream itself: its length counts, in a list and in an atlas."""
+    hf, model, folder = opened("gemma4")
+    alone = hf(torch.arange(VOCAB)[:, None], output_hidden_states=True).hidden_states
+    atlas_folder = tmp_path / "atlas"
+    zp.build(folder, atlas_folder, zp.Options(roles=("ple_in", "q"), k=5, tokens="all"))
+    atlas = zp.open_atlas(atlas_folder)
+    used = torch.from_numpy(model.vocab.used)
+    for layer in (0, 1):
+        gates, rows = hf.model.layers[layer].per_layer_input_gate.weight, alone[layer][:, 0]
+        scores = (rows @ gates.T)[:, 3]
+        z = (scores - scores[used].mean()) / scores[used].std(correction=0)
+        for source in (zp.Lens(model), atlas):
+            (record,) = source.explain(f"L{layer}.ple.in.3", frame="token", tokens="all", k=5)
+            best = z.masked_fill(~used, float("-inf")).topk(5)
+            assert [token.id for token in record.top] == best.indices.tolist()
+            assert error(torch.tensor([token.z for token in record.top]), best.values) < 1e-3
+    assert (atlas.has_rows("embedded.bare"), atlas.has_rows("token.bare")) == (True, True)
+    assert {atlas.space(run) for run in atlas.runs if run.role == "q"} >= {"embedded", "token"}
+
+
 def test_a_layer_says_what_it_needs(opened: Opened) -> None:
     _, model, _ = opened("gemma4")
     ids = torch.tensor([[5, 6]])

@@ -13,6 +13,7 @@ import zeropass as zp
 from zeropass.errors import BadOption
 from zeropass.evidence.compared_frames import Spaces
 from zeropass.model.frames import Frames
+from zeropass.model.vectors import vector_set
 from zoo import tiny_model
 
 SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")
@@ -69,6 +70,19 @@ def test_a_decoder_that_reads_an_encoder_has_its_memory(tmp_path: Path) -> None:
     assert Frames(model).rows("memory").matrix.shape == (model.dims.vocab, model.dims.d)
     with pytest.raises(BadOption, match=r"There is no space 'foo' .* paper\.write, memory\.$"):
         Frames(model).rows("foo")
+
+
+@pytest.mark.parametrize("name", ["gemma4", "modernbert"])
+def test_a_model_in_which_some_read_the_stream_as_it_is_has_rows_without_a_norm(name: str, tmp_path: Path) -> None:
+    model = zp.open_model(tiny.save(tiny_model(name), tmp_path))
+    frames = Frames(model)
+    assert frames.spaces == (*SPACES, "embedded.bare", "token.bare")
+    for space in ("embedded", "token"):
+        bare = frames.matrix(f"{space}.bare")
+        assert torch.equal(frames.matrix(space), frames.as_read(bare))
+    assert torch.equal(frames.matrix("token.bare"), frames.carried())
+    first = {role: vector_set(model, 0, role).space("token") for role in ("q", "gate")}
+    assert first == {"q": "embedded.bare" if name == "modernbert" else "embedded", "gate": "embedded"}
 
 
 def test_an_atlas_names_the_spaces_that_it_holds(llama: small.Built) -> None:

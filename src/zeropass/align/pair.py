@@ -20,7 +20,7 @@ from zeropass.model.opening import ModelLike, open_model
 from zeropass.model.paired_lenses import LENSES, LensChoice, paired_lens
 from zeropass.model.positions import lengthening
 from zeropass.model.shared_tokens import Shared, shared_tokens
-from zeropass.model.vectors import vector_set
+from zeropass.model.vectors import is_bare, vector_set
 from zeropass.numerics.cross_gram import cross_kernel, head_products, unit
 from zeropass.numerics.projection import rotate
 
@@ -114,7 +114,7 @@ class Half(ShortRepr):
 
     def _compute_vectors(self, layer: int, role: str, frame: str) -> tuple[str, Tensor]:
         stored = vector_set(self.model, layer, role)
-        space = space_of(frame, stored.side, stored.reads_at)
+        space = stored.space(frame)
         folded = self.frames.folded(stored, frame)
         return space, unit(folded, self.kernel(space))
 
@@ -159,7 +159,8 @@ class Half(ShortRepr):
             folded = turned.transpose(1, 2).reshape(folded.shape)
         if role == "q" and (factors := lengthening(self.model, layer)) is not None:
             folded = folded * factors.repeat(heads)[:, None]
-        return space_of(frame, side_of(role), layer), folded
+        bare = side_of(role) == "read" and is_bare(self.model, layer, role)
+        return space_of(frame, side_of(role), layer, bare), folded
 
 
 @dataclass(frozen=True, eq=False, repr=False)

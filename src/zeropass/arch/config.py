@@ -9,6 +9,7 @@ from zeropass.arch.head_sizes import gates_of_head, latent_sizes, sizes_by_layer
 from zeropass.arch.layer_types import (
     counted_layers,
     dense_layers,
+    gate_sparsity,
     key_layers,
     key_valued_layers,
     local_layers,
@@ -165,6 +166,10 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         kv_layers=kv_layers,
         key_valued=key_valued_layers(reader, kv_layers or range(sizes["layers"]), local),
         ple=reader.count("ple"),
+        ple_vocab=reader.count("ple_vocab"),
+        laurel=reader.count("laurel"),
+        streams=reader.size("streams") or 1,
+        gate_sparsity=gate_sparsity(reader, sizes["layers"]),
         by_layer=by_layer,
     )
     _check_ropes(reader, dims)
@@ -258,7 +263,7 @@ def _residual_scale(reader: ConfigReader, layers: int) -> float:
 
 def _site_scales(reader: ConfigReader) -> dict[str, float]:
     """Return the stated factors of what single parts of a layer write; an MLP states that of its gates before it."""
-    stated = {site: reader.number(f"{site}_scale") for site in ("attn", "mixer")}
+    stated = {site: reader.number(f"{site}_scale") for site in ("attn", "mixer", "laurel")}
     stated["ff"] = next(iter(reader.numbers("mlp_scales")[1:]), None)
     return {site: scale for site, scale in stated.items() if scale not in (None, 1.0)}
 

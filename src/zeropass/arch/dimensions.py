@@ -153,6 +153,10 @@ class Dimensions(ShortRepr):
         key_valued: Layers whose values are made of what their keys are.
         kv_layers: For each layer, the one whose keys and values it attends to; empty if each has its own.
         ple: Width of the embedding that each layer has for a token; 0 for none.
+        ple_vocab: Number of tokens that have one, where not all do; the others have that of token 0.
+        laurel: Number of coordinates of a learned augmented residual beside attention; 0 for none.
+        streams: Number of streams side by side, of which layers read the first one alone (`streams`).
+        gate_sparsity: For each layer, the share of the gates of an MLP that are cut off; empty where none are.
     """
 
     layers: int
@@ -218,6 +222,10 @@ class Dimensions(ShortRepr):
     key_valued: tuple[int, ...] = ()
     kv_layers: tuple[int, ...] = ()
     ple: int = 0
+    ple_vocab: int = 0
+    laurel: int = 0
+    streams: int = 1
+    gate_sparsity: tuple[float, ...] = ()
 
     def at(self, layer: int) -> "Dimensions":
         """Return the sizes that hold in one layer."""
@@ -259,8 +267,10 @@ class Dimensions(ShortRepr):
 
     def has_site(self, site: Site, layer: int) -> bool:
         """Tell whether a layer has a part."""
-        if site in ("mixer", "ple"):
-            return layer in self.mixer_layers if site == "mixer" else self.ple > 0
+        if site == "mixer":
+            return layer in self.mixer_layers
+        if site in ("laurel", "ple"):
+            return (self.laurel if site == "laurel" else self.ple) > 0
         return layer not in (self.no_mlp if site == "ff" else self.no_attention)
 
     def written_scale(self, site: Site) -> float:

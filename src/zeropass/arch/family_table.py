@@ -138,8 +138,10 @@ def attention_of(family: Family) -> str:
     gates = "output gates" if family.gated else ""
     mixer = f"or {MIXERS[family.mixer]}" if family.mixer else ""
     shared = "shared by layers" if "sharing" in layout.config else ""
+    residual = "augmented residual" if family.laurel_roles else ""
+    streams = "several streams" if family.streamed else ""
     uneven = "uneven" if _are_uneven(layout) else ""
-    parts = (heads, uneven, indexer, norm, sinks, window, shared, direction, cross, gates, mixer)
+    parts = (heads, uneven, indexer, norm, sinks, window, shared, direction, cross, gates, mixer, residual, streams)
     return ", ".join(part for part in parts if part)
 
 
@@ -157,6 +159,7 @@ def mlp_of(family: Family) -> str:
         family.routed and "experts",
         family.parallel and "parallel",
         family.ple_roles and "per-layer embeddings",
+        "gate_sparsity" in _main_layout(family).config and "sparse gates",
     )
     return ", ".join(part for part in parts if part)
 
@@ -169,6 +172,17 @@ def notes_of(family: Family, dims: Dimensions | None = None) -> tuple[str, ...]:
         dims: The sizes of one model, to leave out notes that do not apply to it.
     """
     return (*family.notes, *_implied_notes(family, dims))
+
+
+_STREAM_NOTES = (
+    "several streams (AltUp): layers read the first one, so frames are its own; the token frame has it as it leaves "
+    "block 0, without what each layer mixes into it from the others by weights of the token",
+    "several streams (AltUp): what a layer writes goes to all, by weights of the token; the output frame has the way "
+    "through the first one, a part of the last state, and not those through the others, which reach the unembedding "
+    "through matrices of their own (stream_out)",
+    "several streams (AltUp): what per-layer embeddings write goes to the others alone, so that it has no lists; the "
+    "matrices and weights that mix streams are read for the forward pass only",
+)
 
 
 def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
@@ -233,10 +247,18 @@ def _implied_notes(family: Family, dims: Dimensions | None) -> Iterator[str]:
             "the text"
         )
     if family.ple_roles:
+        written = ", and what they write (ple.out) are read" if "ple_out" in family.ple_roles else " are read"
         yield (
-            "per-layer embeddings: their gates (ple.in), which read the stream without a norm, and what they write "
-            "(ple.out) are read; what a gate multiplies is a number of the token, and no vector of the stream"
+            f"per-layer embeddings: their gates (ple.in), which read the stream without a norm{written}; what a gate "
+            "multiplies is a number of the token, and no vector of the stream"
         )
+    if family.laurel_roles:
+        yield (
+            "augmented residual (LAuReL): its projections into a few coordinates (laurel.in) and out of them "
+            "(laurel.out) are read; that a layer also adds the normed stream itself is left out of what is written"
+        )
+    if family.streamed:
+        yield from _STREAM_NOTES
     if family.mixer:
         yield (
             f"layers with a {MIXERS[family.mixer]}: its projections from the stream and into it are read; what lies "

@@ -26,6 +26,9 @@ ALL_FRAMES: tuple[Frame, ...] = get_args(Frame)
 FIRST = 10
 """The number of tokens of a list whose coherence counts (`numerics.coherence`)."""
 
+BARE = "bare"
+"""The end of the names of rows that are not normed, in models that norm what others read."""
+
 USUAL_OFFSET = 16
 """The default distance from a key to its query in ``qk``, in tokens.
 
@@ -75,15 +78,19 @@ def lens_map(side: Side, site: Site, layer: int, layers: int) -> str:
     return f"seen.{state}" if state > 0 else ""
 
 
-def space_of(frame: str, side: Side, layer: int) -> str:
-    """Return the name of the rows of a frame: layer 0 reads the embedding, later layers the output of block 0."""
-    frame = LENS_FRAMES.get(frame, frame)
+def space_of(frame: str, side: Side, layer: int, bare: bool = False) -> str:
+    """Return the name of the rows of a frame: layer 0 reads the embedding, later layers the output of block 0.
+
+    What reads it bare, without the norm that other vectors of the model meet, has rows that are not normed either. The
+    map of a lens knows normed rows only.
+    """
+    frame, through_lens = LENS_FRAMES.get(frame, frame), frame in LENS_FRAMES and layer > 0
     if frame == "token":
         if side == "write":
             raise BadOption("The token frame is for what reads; what writes has the frames output and paper.")
         if layer == MEMORY:
             return "memory"
-        return "embedded" if layer <= 0 else "token"
+        return ("embedded" if layer <= 0 else "token") + (f".{BARE}" if bare and not through_lens else "")
     check_frame(frame)
     return f"{frame}.{side}"
 

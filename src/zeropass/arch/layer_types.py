@@ -185,6 +185,29 @@ def sharing_is_wider(reader: ConfigReader, kv_layers: Sequence[int], neurons: in
     return each == wider
 
 
+def gate_sparsity(reader: ConfigReader, layers: int) -> tuple[float, ...]:
+    """Return the share of gates that are cut off in each layer; none where no layer cuts any.
+
+    Where a configuration is silent, the first of more than so many layers do (``Gemma3nTextConfig`` of transformers).
+    """
+    shares, usual = reader.value("gate_sparsity"), reader.value("usual_sparsity")
+    if shares is None and isinstance(usual, Sequence):
+        first, share = usual
+        shares = [share if layer < first < layers else 0.0 for layer in range(layers)]
+    if shares is None:
+        return ()
+    if not isinstance(shares, Sequence) or len(shares) != layers or not all(map(_is_share, shares)):
+        raise BadModel(
+            f"{reader.files.place}: {reader.keys('gate_sparsity')} must have a number from 0 to below 1 for each of "
+            f"the {layers} layers; it is {str(shares)[:60]}."
+        )
+    return tuple(map(float, shares)) if any(shares) else ()
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1
+
+
 def window_size(reader: ConfigReader) -> int | None:
     """Return how many tokens a layer with a window attends to; on either side, if it attends both ways.
 

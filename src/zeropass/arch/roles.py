@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-Site = Literal["attn", "cross", "mixer", "ff", "ple"]
+Site = Literal["attn", "cross", "mixer", "laurel", "ff", "ple"]
 Side = Literal["read", "write"]
 NeuronRole = Literal["gate", "up", "key", "value"]
 MapRole = Literal["qk", "vo", "ov", "cross_qk", "cross_vo", "cross_ov"]
@@ -11,7 +11,7 @@ ROUTER = "router"
 """The role of the rows that choose the experts for a token."""
 
 READ_ROLES = ("gate", "up", "key", "q", "k", "v", "mixer_in")
-WRITE_ROLES = ("value", "o", "cross_o", "mixer_out", "ple_out")
+WRITE_ROLES = ("value", "o", "cross_o", "mixer_out", "laurel_out", "ple_out")
 FF_ROLES = ("gate", "up", "key", "value")
 SELF_ROLES = ("q", "k", "v", "o")
 CROSS_ROLES = ("cross_q", "cross_k", "cross_v", "cross_o")
@@ -29,8 +29,13 @@ PLE_ROLES = ("ple_in", "ple_out")
 """The gates of a per-layer embedding, which read the stream, and the projection by which it is added to it. What a gate
 multiplies is a number of the token alone, and no parameter of the stream."""
 
-PROJECTION_ROLES = (*MIXER_ROLES, *PLE_ROLES)
+LAUREL_ROLES = ("laurel_in", "laurel_out")
+"""The projections of a learned augmented residual (LAuReL) into a few coordinates and back to the stream."""
+
+PROJECTION_ROLES = (*MIXER_ROLES, *LAUREL_ROLES, *PLE_ROLES)
 """The roles whose rows have addresses such as ``L3.mixer.in.7`` and ``L3.ple.out.7``."""
+
+_PROJECTIONS: tuple[Site, ...] = ("mixer", "laurel", "ple")
 
 LAYER_ROLES = (*FF_ROLES, *HEAD_ROLES, *PROJECTION_ROLES)
 """The roles with many vectors in a layer: neurons, columns of heads, and projections of mixers and embeddings."""
@@ -61,8 +66,8 @@ def site_of(role: str) -> Site:
     """Return the part of a block that a role belongs to, or the bias or norm of such a part."""
     if role.startswith(_CROSS):
         return "cross"
-    if role.startswith(("mixer_", "ple_")):
-        return "mixer" if role.startswith("mixer_") else "ple"
+    if projection := next((site for site in _PROJECTIONS if role.startswith(f"{site}_")), None):
+        return projection
     return "ff" if role in FF_ROLES or role == ROUTER or role.startswith("ff_") else "attn"
 
 

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from zeropass.arch.dimensions import Dimensions
 from zeropass.arch.layout import INNER_NORMS, KEYS_AS_VALUES, PRODUCTS, Stored, share_of
-from zeropass.arch.roles import FF_ROLES, OUTPUT_GATE, PLE_ROLES, ROUTER, base_role
+from zeropass.arch.roles import FF_ROLES, LAUREL_ROLES, OUTPUT_GATE, PLE_ROLES, ROUTER, base_role
 
 __all__ = ["canonical_rows", "canonical_shape", "expected_shape", "is_sized", "row_count", "row_index"]
 
@@ -84,6 +84,8 @@ def canonical_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
         return _inner_shape(what, dims)
     if what in _PLE_INNER:
         return _ple_shape(what, dims)
+    if what.startswith(_STREAMS):
+        return _streams_shape(what, dims)
     if is_sized(what):
         if not what.endswith("_bias"):
             columns = next((canonical_rows(latent, dims) for up, latent in PRODUCTS.values() if up == what), dims.d)
@@ -112,17 +114,34 @@ def _stem(what: str) -> str:
 def is_sized(what: str) -> bool:
     """Tell whether the sizes of a model say how many rows a canonical tensor has."""
     stem = what.removesuffix("_bias")
-    return _stem(what) in _SIZED or what.startswith("mixer_in") or stem in ("mixer_out", *PLE_ROLES, KEYS_AS_VALUES)
+    return _stem(what) in _SIZED or what.startswith("mixer_in") or stem in _PROJECTED
 
 
+_PROJECTED = ("mixer_out", *LAUREL_ROLES, *PLE_ROLES, KEYS_AS_VALUES)
 _PLE_INNER = ("ple_table", "ple_context", "ple_context_norm", "layer_scalar")
 
 
 def _ple_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
     """Return the shape of what per-layer embeddings are made of, all layers side by side; or of a layer's factor."""
     all_layers = dims.layers * dims.ple
-    shapes = {"ple_table": (dims.vocab, all_layers), "ple_context": (all_layers, dims.d), "layer_scalar": (1,)}
+    tokens = dims.ple_vocab or dims.vocab
+    shapes = {"ple_table": (tokens, all_layers), "ple_context": (all_layers, dims.d), "layer_scalar": (1,)}
     return shapes.get(what, (dims.ple,))
+
+
+_STREAMS = ("altup_", "stream_")
+
+
+def _streams_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
+    """Return the shape of what mixes several streams, or of what makes them of the embedding and one state of them."""
+    n = dims.streams
+    mixing = {
+        "altup_norm": (dims.d,),
+        "altup_router": (n, dims.d),
+        "altup_predict": (n * n, n),
+        "altup_correct": (n, n),
+    }
+    return mixing.get(what, (dims.d, dims.d))
 
 
 def _inner_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
@@ -146,8 +165,8 @@ def canonical_rows(what: str, dims: Dimensions) -> int:
         return 1 if share else dims.experts
     if stem in _LATENTS:
         return {"q_latent": dims.q_latent, "kv_latent": dims.kv_latent, "k_rotary": dims.rotary}[stem]
-    if what in PLE_ROLES:
-        return dims.ple
+    if what in (*LAUREL_ROLES, *PLE_ROLES):
+        return dims.laurel if what in LAUREL_ROLES else dims.ple
     width = dims.width(stem) - (dims.rotary if stem == "k_up" else 0)
     return (dims.heads if stem[0] in ("q", "o", OUTPUT_GATE) else dims.kv_heads) * width
 

@@ -13,6 +13,7 @@ from zeropass.arch.dimensions import MixerKind
 from zeropass.arch.layout import Format, Layout
 from zeropass.arch.roles import (
     CROSS_ROLES,
+    LAUREL_ROLES,
     MAP_ROLES,
     MIXER_ROLES,
     OUTPUT_GATE,
@@ -22,6 +23,7 @@ from zeropass.arch.roles import (
     SELF_ROLES,
     Site,
     reads_memory,
+    side_of,
 )
 
 
@@ -146,8 +148,22 @@ class Family(ShortRepr):
 
     @property
     def ple_roles(self) -> tuple[str, ...]:
-        """The roles of per-layer embeddings, where the family adds one in every layer."""
-        return PLE_ROLES if any("ple_in" in layout.tensors for layout in self.layouts) else ()
+        """The roles of per-layer embeddings, where the family adds one in every layer.
+
+        Where there are several streams, what it writes reaches those alone that no layer reads and that have no words.
+        """
+        present = any("ple_in" in layout.tensors for layout in self.layouts)
+        return tuple(role for role in PLE_ROLES if present and not (self.streamed and side_of(role) == "write"))
+
+    @property
+    def streamed(self) -> bool:
+        """True if there are several streams side by side."""
+        return any("altup_router" in layout.tensors for layout in self.layouts)
+
+    @property
+    def laurel_roles(self) -> tuple[str, ...]:
+        """The roles of a learned augmented residual, where the family has one in every layer."""
+        return LAUREL_ROLES if any("laurel_in" in layout.tensors for layout in self.layouts) else ()
 
     @property
     def head_roles(self) -> tuple[str, ...]:
@@ -166,7 +182,8 @@ class Family(ShortRepr):
     def vector_roles(self) -> tuple[str, ...]:
         """The roles that are sets of vectors, in the order of listings; a layer of a hybrid lacks some of them."""
         mixer = MIXER_ROLES if self.mixer else ()
-        return (*self.ff_roles, *((ROUTER,) if self.routed else ()), *self.head_roles, *mixer, *self.ple_roles)
+        router = (ROUTER,) if self.routed else ()
+        return (*self.ff_roles, *router, *self.head_roles, *mixer, *self.laurel_roles, *self.ple_roles)
 
     @property
     def roles(self) -> tuple[str, ...]:

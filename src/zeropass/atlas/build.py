@@ -202,6 +202,9 @@ def _finish(runner: Runner, judgement: Judgement) -> None:
         "uncased": model.vocab.uncased,
         "split_note": model.vocab.split_note,
     }
+    sets = dict.fromkeys((layer, role) for layer, role, _ in runner.bases)
+    if bare := [schema.file_name(layer, role) for layer, role in sets if runner.facts(layer, role).bare]:
+        manifest |= {"bare": bare}
     if "change" not in manifest:  # The values of a change are in no model.
         manifest |= {"title": model.title, "values_sha256": values_sha256(model), "record": model.record_key}
     write_json(out / schema.MANIFEST, manifest)

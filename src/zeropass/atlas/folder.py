@@ -566,7 +566,8 @@ class Files(ShortRepr):
     def space(self, run: Run) -> str:
         """Return the name of the space whose rows a run's lists score."""
         layer, _ = self._like(run)
-        return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(layer))
+        bare = file_name(run.layer, run.role) in self.manifest.get("bare", ())
+        return space_of(run.frame, "read" if run.side == "read" else "write", self._stream_layer(layer), bare)
 
     def _like(self, run: Run) -> tuple[int, str]:
         """Return the layer and role of the parameters that a run's lists are made like: of features, those there."""

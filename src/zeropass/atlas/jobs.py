@@ -9,7 +9,7 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from zeropass.arch.frame_names import ALL_FRAMES, FIRST, LENS_FRAMES, RELATIVE, judge_space, space_of
+from zeropass.arch.frame_names import ALL_FRAMES, FIRST, LENS_FRAMES, RELATIVE, judge_space
 from zeropass.arch.roles import HEAD_ROLES, LAYER_ROLES, MAP_ROLES, base_role, sides_of, site_of
 from zeropass.atlas.plan import ListKey, list_bases, list_frames, vector_roles
 from zeropass.atlas.schema import Job, Options, factor_file, file_name, vector_file
@@ -255,7 +255,7 @@ class Runner:
             frames = set(list_frames(facts, self.options)) if role in job.roles else set()
             if role in HEAD_ROLES and set(MAP_ROLES) & set(job.roles):
                 frames.add(self.map_frame(role))
-            spaces |= {space_of(frame, facts.side, facts.reads_at) for frame in frames}
+            spaces |= set(map(facts.space, frames))
         return spaces
 
     def stored_spaces(self, job: Job) -> set[str]:
@@ -276,14 +276,14 @@ class Runner:
         unit, ones = standardised(folded, std), torch.ones_like(std)
         if frame not in RELATIVE:
             return Scored(vectors, frame, space, unit, mean, std, ones)
-        rows, _ = self.spaces.stored(space_of(frame, vectors.side, vectors.reads_at))
+        rows, _ = self.spaces.stored(vectors.space(frame))
         factors = relative_factors(rows, self.peers(vectors, unit, frame))
         made_with = Relative(factors, space.prepared.scaled(factors[self.kept]))
         return Scored(vectors, frame, space, unit, torch.zeros_like(mean), std, ones, made_with)
 
     def space(self, vectors: VectorSet, frame: str) -> Space:
         """Return the rows that a set is multiplied with in a frame."""
-        return self.spaces.load(space_of(frame, vectors.side, vectors.reads_at))
+        return self.spaces.load(vectors.space(frame))
 
     def _survey(self, scored: Scored, first_id: int, part: slice, scores: Scores | None = None) -> Survey:
         """Return both poles of some vectors of a set, and add their best entries to the running index."""

@@ -125,7 +125,7 @@ def _opposite_runs(atlas: Atlas, query: Run) -> list[Run]:
     return sorted(runs.values(), key=lambda run: (run.layer, run.first))
 
 
-_ORDER = {"attn": 0, "mixer": 0, "cross": 1, "ff": 2, "ple": 3}
+_ORDER = {"attn": 0, "mixer": 0, "laurel": 0, "cross": 1, "ff": 2, "ple": 3}
 """The order in which the parts of a block run."""
 
 

@@ -240,9 +240,9 @@ def _belonging(atlas: Atlas) -> tuple[set[str], set[str]]:
         names |= {file for role in SELF_MAPS if role in wanted for file in maps[role]}
     others = set().union(*maps.values())
     sides: tuple[Side, ...] = ("read", "write")
-    for frame, side, layer in product(ALL_FRAMES, sides, (0, atlas.model["layers"])):
+    for frame, side, layer, bare in product(ALL_FRAMES, sides, (0, atlas.model["layers"]), (False, True)):
         with suppress(BadOption):  # not every frame has both sides
-            others |= _rows(space_of(frame, side, layer))
+            others |= _rows(space_of(frame, side, layer, bare))
     names |= {file for space in spaces for file in _rows(space)}
     return names, names | others | {file for side in sides for file in _rows(judge_space(side))}
 

@@ -119,6 +119,7 @@ def _changed(pair: Comparison, layer: int, role: str) -> bool:
     if role in LAYER_ROLES or role == ROUTER:
         site, reads = site_of(role), side_of(role) == "read"
         gains = [f"{site}_norm"] if reads != pair.base.family.stream_normed else []
+        gains += [f"{site}_gain"] if reads else []
         gains += [f"{site}_post_norm"] if not reads else [f"{role}_norm"] if role in ("q", "k") else []
         return any(pair.differs(name, layer) for name in (role, *gains) if name == role or pair.base.has(name))
     if layer == OUTSIDE:

@@ -117,7 +117,7 @@ class Comparison:
             *("layers", "d", "embed", "heads", "kv_heads", "head_dim", "neurons", "experts"),
             *("shared_neurons", "dense", "dense_neurons", "value_dim", "gate_dim", "q_latent", "kv_latent"),
             *("mixer", "mixer_layers", "no_attention", "no_mlp"),
-            *("by_layer", "key_valued", "kv_layers", "ple"),
+            *("by_layer", "key_valued", "kv_layers", "ple", "laurel", "streams"),
         )
         for size in sizes:
             before, after = getattr(base.dims, size), getattr(tuned.dims, size)

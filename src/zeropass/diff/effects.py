@@ -18,7 +18,7 @@ from zeropass.arch.frame_names import space_of
 from zeropass.arch.roles import norm_of, side_of
 from zeropass.diff.changes import Change
 from zeropass.model.frames import Frames, Rows
-from zeropass.model.vectors import reads_at
+from zeropass.model.vectors import is_bare, reads_at
 from zeropass.numerics.statistics import quadratic
 from zeropass.tokens.vocabulary import Vocabulary
 
@@ -124,7 +124,9 @@ class Effects:
 
     def space(self, role: str, layer: int) -> str:
         """Return the space of the rows that stand for tokens where a role reads or writes."""
-        return space_of(_frame(role), side_of(role), reads_at(self.frames.model, layer, role))
+        model, side = self.frames.model, side_of(role)
+        bare = side == "read" and is_bare(model, layer, role)
+        return space_of(_frame(role), side, reads_at(model, layer, role), bare)
 
 
 def excess_of(effects: Tensor, base: Tensor) -> Tensor:

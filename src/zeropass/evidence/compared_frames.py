@@ -6,10 +6,11 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from zeropass.arch.frame_names import LENS_FRAMES
+from zeropass.arch.frame_names import LENS_FRAMES, space_of
 from zeropass.arch.roles import Side, side_of, site_of
 from zeropass.errors import BadOption
 from zeropass.model.frames import Frames
+from zeropass.model.vectors import is_bare
 from zeropass.numerics.projection import pseudo_inverse
 
 __all__ = ["MAP_FRAMES", "READ_FRAMES", "WRITE_FRAMES", "Spaces"]
@@ -102,7 +103,9 @@ class Spaces:
         if variant == "inverse":
             return pseudo_inverse(self.matrix(name, side, layer))
         if name == "embedded":
-            return self.frames.model.embedding if variant == "raw" else self.frames.matrix("embedded")
+            bare = is_bare(self.frames.model, 0, "q")  # heads of layer 0 are what a bare start is for
+            rows = space_of("token", "read", 0, bare)
+            return self.frames.model.embedding if variant == "raw" else self.frames.matrix(rows)
         if name == "token" and variant:
             states = self.frames.carried(_SHARES[variant])
             return states if variant == "raw" else self.frames.as_read(states)

@@ -82,6 +82,8 @@ class Judge:
                 f"transformers gives {0 if states is None else len(states)} states of {self.model.name}, not one "
                 f"before each of its {self.model.dims.layers} blocks and one behind the last."
             )
+        if self.model.dims.streams > 1:  # transformers stacks them before the texts
+            states = [state.movedim(0, -2).flatten(-2) for state in states]
         logits = result.logits if family.causal and self._predicts else None
         return Pass(states, logits, memory)
 

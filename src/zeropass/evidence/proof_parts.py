@@ -11,7 +11,7 @@ from torch import Tensor
 from zeropass.arch.roles import Site
 from zeropass.errors import BadOption
 from zeropass.evidence.judge import Pass
-from zeropass.model.blocks import Block, Cache, Recorder, final_logits, model_input, token_rows
+from zeropass.model.blocks import Block, Cache, Recorder, final_logits, in_streams, model_input, token_rows
 from zeropass.model.model import Model
 from zeropass.model.observed import Observed, Reading, observed
 from zeropass.model.positions import adds_positions, frequencies
@@ -39,6 +39,7 @@ _COLUMNS = 5
 _INNER: dict[Site, tuple[str, ...]] = {
     "attn": ("attn", "v.latent", "q", "k", "v", "o.in", "attn.out"),
     "mixer": ("mixer", "mixer.out"),
+    "laurel": ("laurel", "laurel_in", "laurel.out"),
     "cross": ("cross", "cross.out"),
     "ple": ("ple", "ple_in", "ple.in", "ple.out"),
     "ff": ("ff", "gate", "up", "key", "value.in", "ff.out"),
@@ -160,7 +161,7 @@ def parts_of(model: Model, ids: Tensor, true: Pass) -> Iterator[Part]:
     start, last = 0 if adds_positions(model) else None, model.dims.layers - 1
 
     def embedding(of: Observed, texts: slice) -> Tensor:
-        return model_input(of, token_rows(of, ids[texts]).to(of.dtype), start)
+        return in_streams(of, model_input(of, token_rows(of, ids[texts]).to(of.dtype), start))
 
     def new(**facts: Any) -> Part:
         """Return a part with a note of its own of what is read."""
@@ -176,7 +177,8 @@ def parts_of(model: Model, ids: Tensor, true: Pass) -> Iterator[Part]:
     block, view = StreamBlock(layer=last, true=true, ids=ids, alone=is_alone(model, last)), observed(model)
     raw = {of.dtype: block(of, _ALL) for of in (view, view.in_float64())}
     behind = block.reached(true.states[-1])
-    ends: list[Callable[[Observed, slice], Tensor]] = [block] if model.family.stream_normed else [block, _Normed(block)]
+    raw_only = model.family.stream_normed or model.dims.streams > 1  # there is no norm of several streams
+    ends: list[Callable[[Observed, slice], Tensor]] = [block] if raw_only else [block, _Normed(block)]
     # most classes of transformers give the last state behind the final norm; whichever is nearer is compared
     end = min(ends, key=lambda each: float(_distance(each(view, _ALL), behind, _size(behind)).max()))
     yield new(name=f"block {last}", compute=end, true=behind, scale=_size(behind), block=block)

@@ -64,7 +64,7 @@ def siblings(place: Address, sizes: Mapping[str, Any]) -> list[Address]:
         return []
     if place.index >= 0:
         counts = {"ff": sizes["neurons"] // sizes["experts"], FEATURE: sizes["features"]}
-        counts |= dict.fromkeys(("mixer", "ple"), sizes.get("rows", 0))
+        counts |= dict.fromkeys(("mixer", "laurel", "ple"), sizes.get("rows", 0))
         count = counts[place.part] if place.part in counts else head_width(sizes, place.role, place.layer)
         others = [replace(place, index=i) for i in range(count)]
     elif place.head >= 0:

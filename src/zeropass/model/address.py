@@ -9,6 +9,7 @@ Grammar::
                                                     .ov is read as .vo
     L{layer}.attn.{head}.{q|k|v|o|g}.{index}        a subhead: one column or row of a head; g is its output gate
     L{layer}.mixer.{in|out}.{index}                 a row of the projection into a mixer of a hybrid, or out of it
+    L{layer}.laurel.{in|out}.{index}                a row of a learned augmented residual (LAuReL), into it or out of it
     L{layer}.ple.{in|out}.{index}                   a gate of a per-layer embedding, or what it writes
     L{layer}.attn.{head}.{q|v}.bias                 what a head looks for, or writes, regardless of the tokens
     L{layer}.ff.e{expert}.bias                      what an expert writes whatever it reads
@@ -36,7 +37,7 @@ _NEURON = re.compile(rf"L({_N})\.ff\.(?:e({_N})\.)?({_N})(?:\.(gate|up|key|value
 _EXPERT = re.compile(rf"L({_N})\.ff\.e({_N})(?:\.(router|bias))?")
 _HEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})(?:\.(qk|vo|ov))?")
 _SUBHEAD = re.compile(rf"L({_N})\.(attn|cross)\.({_N})\.([qkvog])(?:\.({_N}|bias))?")
-_PROJECTION = re.compile(rf"L({_N})\.(mixer|ple)\.(in|out)\.({_N})")
+_PROJECTION = re.compile(rf"L({_N})\.(mixer|laurel|ple)\.(in|out)\.({_N})")
 _BLOCK = re.compile(rf"L({_N})\.(ff|attn|cross|mixer)\.(bias|norm)")
 _OUTSIDE = re.compile(rf"(final|embed)\.norm|([a-z_]+)\.({_N})")
 _FEATURE = re.compile(rf"L({_N})\.sae\.({_N})(?:\.(encoder|decoder(?:\.{_N})?))?")
@@ -50,8 +51,8 @@ class Address:
 
     Attributes:
         layer: The layer; -1 outside the blocks.
-        part: ``ff``, ``attn``, ``cross``, ``mixer`` or ``ple`` inside a block, else the stem of a table (``pos``,
-            ``final`` …); ``sae`` for a feature of a dictionary.
+        part: ``ff``, ``attn``, ``cross``, ``mixer``, ``laurel`` or ``ple`` inside a block, else the stem of a table
+            (``pos``, ``final`` …); ``sae`` for a feature of a dictionary.
         head: The query head; -1 where there is none.
         index: The neuron, the feature, the column of a subhead or the row of a projection or a table; -1 for an entire
             head or a lone vector.

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
+from statistics import NormalDist
 
 import torch
 from torch import Tensor
@@ -31,6 +32,7 @@ from zeropass.model.positions import (
     qk_norm_at,
     turned_gain,
 )
+from zeropass.model.streams import active, apart, corrected, joined, predicted, spread, token_weights
 from zeropass.numerics.projection import apply_norm, normed, rotate
 from zeropass.numerics.statistics import blocks
 
@@ -42,6 +44,7 @@ __all__ = [
     "caches",
     "embedded",
     "final_logits",
+    "in_streams",
     "layer_embedding",
     "model_input",
     "require_forward",
@@ -124,6 +127,7 @@ class Block:
         attn, ff                 the same behind the norm, gain included
         mixer.stream, mixer      the same of a mixer
         mixer_in, mixer.slopes   its inputs, and what it gives changes with each by (`mixers.mixed_with_slopes`)
+        laurel.stream, laurel    the same of a learned augmented residual, which reads what attention does
         ple                      the stream that the gates of a per-layer embedding read, which have no norm
         v.latent                 the latent that values are made of, before its norm, in latent attention
         q, k, v                  queries, keys and values as the linear layers give them
@@ -131,9 +135,11 @@ class Block:
         attended, g              what heads attended to, and their output gates, where they have them
         gate, up or key          inputs of the MLP's activation function, and what multiplies its output
         router                   the weight of each expert
+        laurel_in                what a learned augmented residual goes through
         ple_in                   what these gates give, before the activation function
         o.in, value.in, ple.in   inputs of the output layers, without the gain of a norm there; of a mixer, mixer_out.in
-        attn.out, ff.out, ple.out  what they write, before the norm behind them if there is one; of a mixer, mixer.out
+        attn.out, ff.out, ple.out  what they write, before the norm behind them if there is one; also mixer.out and
+                                 laurel.out
         attn.sum, ff.sum         the stream with it, before its norm, in a model that norms the stream itself
 
     Attributes:
@@ -176,7 +182,7 @@ class Block:
         """Return the stream behind the block.
 
         Args:
-            x: The stream before it, (batch, tokens, d).
+            x: The stream before it, (batch, tokens, d); several side by side (`streams`).
             cache: Keys and values of earlier tokens, which are extended. In a layer that attends to the keys and values
                 of another, it is that layer's, with those of these tokens (`caches`).
             record: Receives the activations.
@@ -284,6 +290,7 @@ class Block:
         family = self.model.family
         parts: _Mixing = {
             **mixing,
+            "laurel": lambda y: self._shortened(y, record),
             "ff": lambda y: self._feed(y, record),
             "ple": lambda y: self._embed(y, ids, record),
         }
@@ -292,6 +299,8 @@ class Block:
             for site, part in parts.items()
             if site == "cross" or self.dims.has_site(site, self.layer)
         }
+        if self.dims.streams > 1:
+            return self._alternate(x, inner, record)
         if family.mixer:
             x = sum((self._added(x, site, inner[site], record) for site in mixing if site in inner), x)
             return x + self._added(x, "ff", inner["ff"], record) if "ff" in inner else x
@@ -308,9 +317,52 @@ class Block:
         scalar = self.vector("layer_scalar")
         return x if scalar is None else x * scalar
 
+    def _alternate(
+        self, x: Tensor, inner: Mapping[Site, Callable[[Tensor], Tensor]], record: Recorder | None
+    ) -> Tensor:
+        """Return several streams (…, streams d) behind the block, which reads the active one and corrects all.
+
+        What the layer's own embedding makes of the active one is added to the others.
+        """
+        streams = self._predicted(x)
+        read = streams[..., 0, :]
+        y = self._residual(read, inner, record) + self._added(read, "attn", inner["attn"], record)
+        y = y + self._added(y, "ff", inner["ff"], record)
+        streams = corrected(streams, y, self._token_weights(y), self.matrix("altup_correct"))
+        written = self._added(streams[..., 0, :], "ple", inner["ple"], record)
+        return torch.cat((streams[..., :1, :], streams[..., 1:, :] + written[..., None, :]), -2).flatten(-2)
+
+    def entering(self, x: Tensor) -> Tensor:
+        """Return the stream (…, d) that attention reads: of several side by side, the prediction of the active one."""
+        return x if self.dims.streams == 1 else self._predicted(x)[..., 0, :]
+
+    def _predicted(self, x: Tensor) -> Tensor:
+        """Return the streams (…, streams, d) as the layer mixes them before it reads the active one."""
+        weights = self._token_weights(active(x, self.dims.d))
+        return predicted(apart(x, self.dims.d), weights, self.matrix("altup_predict"))
+
+    def _token_weights(self, x: Tensor) -> Tensor:
+        return token_weights(x, self.vector("altup_norm"), self.matrix("altup_router"), self.dims.eps)
+
+    def _residual(self, x: Tensor, inner: Mapping[Site, Callable[[Tensor], Tensor]], record: Recorder | None) -> Tensor:
+        """Return what attention is added to: the stream, the normed stream and a map of it through few coordinates.
+
+        Source: LAuReL (Menghani et al. 2024, arXiv:2411.07501), as ``Gemma3nTextLaurelBlock`` of transformers has it.
+        """
+        kept = self.dims.written_scale("laurel") * (x + self._normed(x, "laurel_norm"))
+        return kept + self._added(x, "laurel", inner["laurel"], record)
+
+    def _shortened(self, y: Tensor, record: Recorder | None) -> Tensor:
+        """Return what a learned augmented residual makes of normed states (…, d) through its few coordinates."""
+        narrow = self._linear(y, "laurel_in")
+        _record(record, laurel_in=narrow)
+        return self._written(narrow, "laurel_out")
+
     def _added(self, x: Tensor, site: Site, inner: Callable[[Tensor], Tensor], record: Recorder | None) -> Tensor:
         """Return what half a block adds to the stream, read through its norm and written through its post-norm."""
         y = x if self.model.family.reads_bare(f"{site}_norm", self.layer) else self._normed(x, f"{site}_norm")
+        gain = self.vector(f"{site}_gain")
+        y = y if gain is None else y * gain
         _record(record, **{f"{site}.stream": x, site: y})
         written = inner(y)
         _record(record, **{f"{site}.out": written})
@@ -602,7 +654,19 @@ class Block:
         gate, up = self._linear(y, "gate"), self._linear(y, "up")
         gate, up = (gate, up) if scale is None else (scale * gate, scale * up)
         _record(record, gate=gate, up=up)
-        return self.activated(gate) * self.multiplier(up)
+        return self.activated(self.sparse(gate)) * self.multiplier(up)
+
+    def sparse(self, gate: Tensor) -> Tensor:
+        """Return gates (…, neurons) without those of a token below its threshold, where the layer has one.
+
+        It is the quantile of a normal distribution with the mean and the deviation of the token's gates, and is
+        subtracted from the others (``Gemma3nTextMLP`` of transformers).
+        """
+        share = self.dims.gate_sparsity[self.layer] if self.dims.gate_sparsity else 0.0
+        if not share:
+            return gate
+        deviation = gate.std(-1, correction=0, keepdim=True)
+        return functional.relu(gate - gate.mean(-1, keepdim=True) - NormalDist().inv_cdf(share) * deviation)
 
     def activated(self, x: Tensor) -> Tensor:
         """Return the activation function of gates or keys, bounded where the model bounds them."""
@@ -751,14 +815,15 @@ def layer_embedding(model: Model, layer: int, ids: Tensor) -> Tensor:
     """Return what a layer has for tokens of any shape beside the stream, (…, `Dimensions.ple`).
 
     It is the mean, but for its length, of the token's row in a table of its own, and of what a matrix makes of its row
-    in the embedding (``project_per_layer_inputs`` of transformers 5.24).
+    in the embedding (``project_per_layer_inputs`` of transformers 5.24). A token beyond that table has its first row.
     """
     dims = model.dims
     part = slice(layer * dims.ple, (layer + 1) * dims.ple)
+    listed = ids if not dims.ple_vocab else torch.where(ids < dims.ple_vocab, ids, 0)
     matrix = model.matrix("ple_context", 0, part.start, part.stop)
     projected = model_input(model, token_rows(model, ids).to(matrix.dtype)) @ matrix.T
     context = apply_norm(projected / math.sqrt(dims.d), "rms", dims.eps, model.vector("ple_context_norm"), None)
-    table = _rows_of(ids, dims.ple, lambda first, last: model.columns("ple_table", part, first, last), model.device)
+    table = _rows_of(listed, dims.ple, lambda first, last: model.columns("ple_table", part, first, last), model.device)
     return (context + math.sqrt(dims.ple) * table) * math.sqrt(0.5)
 
 
@@ -782,9 +847,14 @@ def embedded(model: Model, ids: Tensor, start: int = 0) -> Tensor:
         start: The position of the first token.
 
     Returns:
-        The states, (batch, tokens, d).
+        The states, (batch, tokens, d); several side by side (`streams`).
     """
-    return model_input(model, token_rows(model, ids), start if adds_positions(model) else None)
+    return in_streams(model, model_input(model, token_rows(model, ids), start if adds_positions(model) else None))
+
+
+def in_streams(model: Model, x: Tensor) -> Tensor:
+    """Return what block 0 gets for embedded tokens (…, d): themselves, or several streams made of them."""
+    return x if model.dims.streams == 1 else spread(model, x)
 
 
 def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
@@ -819,6 +889,7 @@ def model_input(model: Model, rows: Tensor, start: int | None = None) -> Tensor:
 def final_logits(model: Model, states: Tensor) -> Tensor:
     """Return the logits (…, V) of the stream behind the last block, (…, d); scale and cap included."""
     family, dims = model.family, model.dims
+    states = states if dims.streams == 1 else joined(model, states)
     gain, shift = model.vector("final_norm"), model.vector("final_norm_bias")
     x = states if family.stream_normed else apply_norm(states, family.norm, dims.eps, gain, shift)
     x = _transformed(model, x) * dims.logit_scale

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.frame_names import ALL_FRAMES, LENS_FRAMES, RELATIVE, USUAL_OFFSET, lens_map, space_of
+from zeropass.arch.frame_names import ALL_FRAMES, BARE, LENS_FRAMES, RELATIVE, USUAL_OFFSET, lens_map, space_of
 from zeropass.arch.roles import (
     MEMORY,
     OUTSIDE,
@@ -28,11 +28,12 @@ from zeropass.arch.roles import (
 )
 from zeropass.errors import BadOption
 from zeropass.model.address import canonical_role
-from zeropass.model.blocks import Block, model_input
+from zeropass.model.blocks import Block, in_streams, model_input
 from zeropass.model.lens_maps import LensMaps, chosen_lens
 from zeropass.model.model import Model
 from zeropass.model.positions import distance_rows, distance_vectors, frequencies, qk_norm_at, turned_gain
-from zeropass.model.vectors import VectorSet, vector_set
+from zeropass.model.streams import active
+from zeropass.model.vectors import VectorSet, is_bare, vector_set
 from zeropass.numerics.factored import Factored
 from zeropass.numerics.projection import apply_norm, fold_read, fold_write, normed, rotate
 from zeropass.numerics.statistics import Moments, blocks, moments, relative_factors, standardised
@@ -45,6 +46,9 @@ _TOKENS = 512
 
 _SPACES = ("embedded", "token", "output.read", "output.write", "paper.read", "paper.write")
 """The spaces of every model; a decoder that reads an encoder also has ``memory``."""
+
+_BARE = (f"embedded.{BARE}", f"token.{BARE}")
+"""The rows that are not normed, of a model in which some vectors meet a norm and others do not."""
 
 _FOLDED = (*ALL_FRAMES, "embedded")
 """The frames of `Frames.fold`: layer 0 reads the embedded tokens as later layers read the ``token`` frame."""
@@ -108,10 +112,13 @@ class Frames(ShortRepr):
         """
         return Frames(model, self.lens, self._kept, self)
 
-    @property
+    @cached_property
     def spaces(self) -> tuple[str, ...]:
         """The names of the spaces of this model: those that `space_of` gives for its parameters."""
-        return (*_SPACES, "memory") if self.model.family.reads_text else _SPACES
+        model = self.model
+        roles = ((layer, role) for layer in range(model.dims.layers) for role in model.matrices(layer))
+        bare = any(side_of(role) == "read" and is_bare(model, layer, role) for layer, role in roles)
+        return (*_SPACES, *(_BARE if bare else ()), *(("memory",) if model.family.reads_text else ()))
 
     def rows(self, space: str) -> Rows:
         """Return the rows and moments of a space, computed when first asked for, then kept.
@@ -196,7 +203,7 @@ class Frames(ShortRepr):
     def _relative_factors(self, layer: int, role: str, frame: str) -> Tensor:
         vectors = vector_set(self.model, layer, role)
         folded = self.folded(vectors, RELATIVE[frame])
-        rows = self.rows(space_of(frame, vectors.side, vectors.reads_at))
+        rows = self.rows(vectors.space(frame))
         std = rows.moments.of_scores(folded)[1]
         return relative_factors(rows.matrix, standardised(folded, std))
 
@@ -251,6 +258,8 @@ class Frames(ShortRepr):
     def _with_norm(self, vectors: Tensor, side: Side, norm: str, layer: int) -> Tensor:
         model = self.model
         if side == "read":
+            gain = model.vector(f"{site_of(norm)}_gain", layer)  # without a norm
+            vectors = vectors if gain is None else vectors * gain
             bare = model.family.reads_bare(norm, layer)
             return vectors if bare else fold_read(vectors, model.vector(norm, layer), model.family.norm)
         if (scale := model.dims.written_scale(site_of(norm))) != 1:
@@ -352,6 +361,8 @@ class Frames(ShortRepr):
     def carried(self, attended: float = 1.0) -> Tensor:
         """Return the tokens as they leave block 0 alone: y = e + Attn₀(e), x = y + MLP₀(y) (docs/theory.md §7).
 
+        Of several streams it is the active one.
+
         Args:
             attended: The weight of a token's attention to itself; one if no token precedes it.
 
@@ -361,7 +372,8 @@ class Frames(ShortRepr):
         block = Block(self.model, 0)
         out = torch.empty(self.model.dims.vocab, self.model.dims.d, device=self.model.device)
         for part in blocks(out.shape[0], _TOKENS):
-            out[part] = block.alone(self._embedded(part), attended, ids=_ids(part))
+            states = block.alone(self._embedded(part), attended, ids=_ids(part))
+            out[part] = active(states, self.model.dims.d)
         return out
 
     @staticmethod
@@ -543,7 +555,7 @@ class Frames(ShortRepr):
         if key not in self._lengths:
             if len(self._lengths) > 2:
                 self._lengths.clear()
-            rows = self.rows(space_of(frame, "read", layer))
+            rows = self.rows(space_of(frame, "read", layer, is_bare(self.model, layer, role)))
             self._lengths[key] = self.lengths(layer, role, rows.matrix, rows.moments.mean, frame=frame)
         return self._lengths[key]
 
@@ -569,20 +581,22 @@ class Frames(ShortRepr):
         """Return the scores (V, d_h) of a head's vectors, and their means (d_h,) over the tokens in use."""
         side = side_of(role)
         vectors = self.fold(self.model.head(role, layer, head), frame, side, norm_of(role), layer)
-        rows = self.rows(space_of(frame, side, MEMORY if reads_memory(role) else layer))
+        bare = side == "read" and is_bare(self.model, layer, role)
+        rows = self.rows(space_of(frame, side, MEMORY if reads_memory(role) else layer, bare))
         return rows.matrix @ vectors.T, rows.moments.of_scores(vectors)[0]
 
     def _maker(self, space: str) -> Callable[[slice], Tensor]:
         """Return the function that computes the rows of a space for a slice of tokens."""
         model, (frame, _, side) = self.model, space.partition(".")
+        read = self.as_read if side != BARE else _as_it_is
         if frame == "paper":
             return partial(model.tokens, "embedding" if side == "read" else model.logit_table)
         if frame == "embedded":
-            bare = model.family.reads_bare("attn_norm", 0)
-            return self._embedded if bare else lambda part: self.as_read(self._embedded(part))
-        if frame == "token":
             block = Block(model, 0)
-            return lambda part: self.as_read(block.alone(self._embedded(part), ids=_ids(part)))
+            return lambda part: read(block.entering(self._embedded(part)))
+        if frame == "token":
+            block, d = Block(model, 0), model.dims.d
+            return lambda part: read(active(block.alone(self._embedded(part), ids=_ids(part)), d))
         if frame == "memory":  # cross attention reads the encoder's tokens, normed as they leave it
             return Frames(model.memory)._maker("token")
         if side == "write":
@@ -605,16 +619,21 @@ class Frames(ShortRepr):
         return (total / int(self.used.sum())).float()
 
     def _embedded(self, part: slice) -> Tensor:
-        """Return the input of block 0 for a slice of tokens, without positions."""
+        """Return the input of block 0 for a slice of tokens, without positions; several streams side by side."""
         model = self.model
         narrow = model.has("embed_projection")
         rows = model.matrix("embedding", 0, part.start, part.stop) if narrow else model.tokens("embedding", part)
-        return model_input(model, rows)
+        return in_streams(model, model_input(model, rows))
 
     def as_read(self, x: Tensor) -> Tensor:
         """Return a state as the next block reads it, without the gain, which is folded into the parameters."""
         family = self.model.family
         return normed(x, family.norm, self.model.dims.eps) if family.reads_normed else x
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    """Return a state as it is read where no norm stands."""
+    return x
 
 
 def _ids(part: slice) -> Tensor:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from zeropass.arch.frame_names import FIRST, judge_space, space_of
+from zeropass.arch.frame_names import FIRST, judge_space
 from zeropass.arch.roles import LAYER_ROLES, Side
 from zeropass.model.frames import Frames, Rows
 from zeropass.model.vectors import VectorSet, vector_set
@@ -88,4 +88,4 @@ class ListCoherence:
         return torch.cat([self.of(lists, vectors.side) for lists in self.lists(directions, vectors, frame, ids)])
 
     def _rows(self, vectors: VectorSet, frame: str) -> Rows:
-        return self.frames.rows(space_of(frame, vectors.side, vectors.reads_at))
+        return self.frames.rows(vectors.space(frame))

@@ -80,6 +80,9 @@ _DEFAULTS = {
     "latent_eps": 0.0,
     "by_layer": {},
     "ple": 0,
+    "ple_vocab": 0,
+    "laurel": 0,
+    "streams": 1,
     "eps_behind": 0.0,
 }
 """The values that `Model.info` omits, as it omits what is absent."""
@@ -482,6 +485,7 @@ class Model(ShortRepr):
         reasons = {
             "some layers attend to the keys and values of others": dims.kv_layers,
             "a token has an embedding of its own in each layer": dims.ple,
+            "there are several streams side by side": dims.streams > 1,
             "the stream is multiplied by a factor behind each layer": self.has("layer_scalar"),
         }
         if present := [reason for reason, holds in reasons.items() if holds]:

@@ -70,6 +70,10 @@ class PublishedFacts:
                 f"{place} is a lens of {self.layers} layers of width {self.d}; {model.name} has {model.dims.layers} "
                 f"of width {model.dims.d}."
             )
+        if model.dims.streams > 1:
+            raise BadLens(
+                f"{place} is a {self.kind} lens, of one stream; {model.name} has {model.dims.streams} side by side."
+            )
         if not model.family.causal or model.family.crosses:
             raise BadLens(
                 f"{place} is a {self.kind} lens, which is made for models that predict the next token from the text "

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.frame_names import default_frames
+from zeropass.arch.frame_names import default_frames, space_of
 from zeropass.arch.roles import (
     CLASSIFIERS,
     FF_ROLES,
@@ -39,6 +39,7 @@ __all__ = [
     "bias_roles",
     "count_of",
     "facts_of",
+    "is_bare",
     "kind_of",
     "locate",
     "reads_at",
@@ -77,6 +78,7 @@ class VectorSet(ShortRepr):
         norm: The norm that folds into them (`Frames.fold`), if any.
         frames: The default frames.
         reads_at: The layer whose stream they meet.
+        bare: True if they read it without the norm that others of the model meet (`is_bare`).
     """
 
     layer: int
@@ -87,6 +89,11 @@ class VectorSet(ShortRepr):
     norm: str | None
     frames: tuple[str, ...]
     reads_at: int
+    bare: bool = False
+
+    def space(self, frame: str) -> str:
+        """Return the name of the rows that they meet in a frame."""
+        return space_of(frame, self.side, self.reads_at, self.bare)
 
     @property
     def site(self) -> Site:
@@ -105,6 +112,7 @@ class SetFacts:
         reads_at: The layer whose stream they meet.
         count: The number of vectors.
         compared: The number of vectors of other parameters that it is compared with; none if it holds these itself.
+        bare: True if they read the stream without the norm that others of the model meet.
     """
 
     role: str
@@ -113,12 +121,24 @@ class SetFacts:
     reads_at: int
     count: int
     compared: int = 0
+    bare: bool = False
+
+    def space(self, frame: str) -> str:
+        """Return the name of the rows that they meet in a frame."""
+        return space_of(frame, self.side, self.reads_at, self.bare)
 
 
 def facts_of(model: Model, layer: int, role: str) -> SetFacts:
     """Return the facts about the vectors of a role of `roles_at`."""
     side, frames = kind_of(model, layer, role)
-    return SetFacts(role, side, frames, reads_at(model, layer, role), count_of(model, layer, role))
+    return SetFacts(
+        role=role,
+        side=side,
+        frames=frames,
+        reads_at=reads_at(model, layer, role),
+        count=count_of(model, layer, role),
+        bare=side == "read" and is_bare(model, layer, role),
+    )
 
 
 def vector_set(model: Model, layer: int, role: str, start: int = 0, stop: int | None = None) -> VectorSet:
@@ -251,6 +271,11 @@ def reads_at(model: Model, layer: int, role: str) -> int:
     return model.dims.layers if layer == OUTSIDE else layer
 
 
+def is_bare(model: Model, layer: int, role: str) -> bool:
+    """Tell whether a reading role meets no norm where others of the model do."""
+    return layer != OUTSIDE and model.family.reads_normed and model.family.reads_bare(norm_of(role), layer)
+
+
 def bias_roles(model: Model) -> tuple[str, ...]:
     """Return the lone vectors in every layer of the model: output biases, shifts of norms, biases through heads."""
     wordless = ("cross_q_bias",) if model.family.other_memory else ()
@@ -287,6 +312,8 @@ def _reason(model: Model, role: str, layer: int) -> str:
         return ", because it computes its positions"
     if model.family.other_memory and role.startswith("cross_"):
         return ", because its encoder does not read text"
+    if role == "ple_out" and model.family.streamed:
+        return ", because it writes to the streams that no layer reads"
     if layer != OUTSIDE and (other := model.layer_of(role, layer)) != layer:
         return f" of its own there, because the layer attends to those of layer {other}"
     return ""
@@ -330,6 +357,7 @@ def _matrix_set(model: Model, layer: int, role: str, start: int, stop: int | Non
         norm=norm_of(role),
         frames=frames,
         reads_at=reads_at(model, layer, role),
+        bare=side == "read" and is_bare(model, layer, role),
     )
 
 
@@ -449,6 +477,7 @@ def _through_heads(model: Model, layer: int, role: str) -> VectorSet:
         norm=norm_of(outer),
         frames=frames,
         reads_at=place,
+        bare=side == "read" and is_bare(model, layer, outer),
     )
 
 

@@ -1,4 +1,4 @@
-"""Gemma 4: embeddings in every layer, keys and values that layers share, and global layers with heads of their own."""
+"""Gemma 4 and Gemma 3n: embeddings in every layer, and keys and values that layers share."""
 
 from dataclasses import replace
 
@@ -164,6 +164,63 @@ GEMMA4_UNIFIED = replace(
     when={**_PLAIN, "hidden_size_per_layer_input": (0, None)},
 )
 
+_ALTUP, _LAUREL = LAYER + "altup.", LAYER + "laurel."
+_STREAMS = {
+    "altup_norm": Stored(_ALTUP + "router_norm.weight"),
+    "altup_router": Stored(_ALTUP + "modality_router.weight"),
+    "altup_predict": Stored(_ALTUP + "prediction_coefs.weight"),
+    "altup_correct": Stored(_ALTUP + "correction_coefs.weight"),
+    "ple_gain": Stored(_ALTUP + "correct_output_scale"),
+    **{f"stream_in_{n + 1}": Stored(f"altup_projections.{n}.weight") for n in range(3)},
+    **{f"stream_out_{n + 1}": Stored(f"altup_unembed_projections.{n}.weight") for n in range(3)},
+}
+_RESIDUAL = {
+    "laurel_norm": _HF3.tensors["attn_norm"],
+    "laurel_in": Stored(_LAUREL + "linear_left.weight"),
+    "laurel_out": Stored(_LAUREL + "linear_right.weight", transpose=True),
+    "laurel_post_norm": Stored(_LAUREL + "post_laurel_norm.weight"),
+}
+_ONLY_4 = ("wider_sharing", "keys_are_values", "global_head_dim", "key_valued_kv_heads", "layer_sizes")
+_CONFIG_3N = {
+    **{name: keys for name, keys in _HF.config.items() if name not in _ONLY_4},
+    "local_rope_theta": ("rope_local_base_freq",),
+    "layer_neurons": ("intermediate_size",),
+    "ple": ("hidden_size_per_layer_input",),
+    "ple_vocab": ("vocab_size_per_layer_input",),
+    "laurel": ("laurel_rank",),
+    "streams": ("altup_num_inputs",),
+    "gate_sparsity": ("activation_sparsity_pattern",),
+}
+_TENSORS_3N = {
+    **{what: stored for what, stored in _HF.tensors.items() if what not in ("layer_scalar", KEYS_AS_VALUES)},
+    **_EMBEDDINGS,
+    **_STREAMS,
+    **_RESIDUAL,
+}
+_CONSTANTS_3N = {"usual_sparsity": (10, 0.95), "attn_scale": 0.5**0.5, "laurel_scale": 0.5**0.5}
+GEMMA3N = replace(
+    GEMMA4,
+    name="gemma3n",
+    model_types=("gemma3n_text",),
+    layouts=(
+        replace(
+            _HF,
+            config=_CONFIG_3N,
+            tensors=_TENSORS_3N,
+            constants={"local_every": 5, "local_rope_theta": 1e4, "rope_theta": 1e6, **_CONSTANTS_3N},
+            defaults={"window": 512, "head_dim": 256, "kv_heads": 2, "sharing": 15, "logit_cap": 30.0, "ple": 256}
+            | {"ple_vocab": 262144, "laurel": 64, "streams": 4},
+            harmless=("altup_coef_clip", "altup_lr_multiplier", "query_pre_attn_scalar"),
+        ),
+    ),
+    when={
+        **dict.fromkeys(("attention_bias", "use_bidirectional_attention"), (False, None)),
+        "altup_num_inputs": (4, None),
+        "altup_active_idx": (0, None),
+        "altup_correct_scale": (True, None),
+    },
+)
+
 _NAMES = {
     **{what: stored.name for what, stored in {**GGUF_TENSORS, **GGUF_QK_NORMS, **GGUF_POST_NORMS}.items()},
     **{f"dense_{role}": GGUF_TENSORS[role].name for role in MLP},
@@ -257,6 +314,7 @@ FAMILIES = (
     GEMMA4,
     GEMMA4_MOE,
     GEMMA4_UNIFIED,
+    GEMMA3N,
     GEMMA4_PLAIN_GGUF,
     GEMMA4_GGUF,
     GEMMA4_MOE_GGUF,

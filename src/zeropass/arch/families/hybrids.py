@@ -37,7 +37,7 @@ from zeropass.arch.roles import Site
 
 def _of(site: Site, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Return tensors as those of the layers with such a part."""
-    assert site != "cross" and site != "ple"
+    assert site != "cross" and site != "laurel" and site != "ple"
     return {what: replace(stored, layers=site) for what, stored in tensors.items()}
 
 

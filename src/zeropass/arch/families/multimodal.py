@@ -128,6 +128,13 @@ GEMMA4_UNIFIED = replace(
     texts=("gemma4_unified_text",),
     towers={"vision_embedder": "vision tower", **_EMBEDDERS},
 )
+GEMMA3N = replace(
+    GEMMA4,
+    model_types=("gemma3n",),
+    texts=("gemma3n_text",),
+    notes=("tokens that stand for images and sound have embeddings of their own (embed_vision, embed_audio)",),
+    harmless=(*_IMAGE_KEYS, r"(vision|audio)_soft_tokens_per_image"),
+)
 COHERE2 = replace(
     MISTRAL3,
     model_types=("aya_vision", "cohere2_vision"),
@@ -476,6 +483,7 @@ WRAPPERS = (
     GEMMA3,
     SHIELDGEMMA2,
     GEMMA4,
+    GEMMA3N,
     GEMMA4_UNIFIED,
     LLAMA4,
     COHERE2,
@@ -525,7 +533,6 @@ WRAPPERS = (
 )
 
 NOT_READ: Mapping[str, str] = {
-    "gemma3n": "it keeps several streams, whose mixture and ways to the unembedding differ from token to token",
     "mllama": "some of its layers read images alone",
 }
 """Multimodal models that are well known and not read, each with the reason."""
@@ -559,6 +566,14 @@ _GEMMA2 = {
 }
 _SIGLIP = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 _GEMMA4 = {**_GEMMA2, "num_hidden_layers": 30}
+_GEMMA3N = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 35,
+    "num_attention_heads": 8,
+    "intermediate_size": 16384,
+    "rms_norm_eps": 1e-6,
+    "vocab_size": 262400,
+}
 ASSUMED: Mapping[str, Mapping[str, object]] = {
     "llama": _LLAMA,
     "mistral": {**_LLAMA, "num_key_value_heads": 8, "intermediate_size": 14336},
@@ -584,6 +599,7 @@ ASSUMED: Mapping[str, Mapping[str, object]] = {
         "layer_norm_eps": 1e-5,
     },
     "gemma3_text": _GEMMA2,
+    "gemma3n_text": _GEMMA3N,
     "gemma4_text": _GEMMA4,
     "gemma4_unified_text": _GEMMA4,
     "qwen2_vl_text": _QWEN2_VL,
