@@ -1,6 +1,7 @@
 """The catalogue of heads: planted heads are named and random ones are not; every measure has a slow twin."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import zeropass as zp
 from commands import Run
 from forward import run_forward
 from tiny import TOKENS, save
+from zeropass.errors import BadOption
 from zeropass.heads import run as heads_run
 from zeropass.heads.closing import brackets
 from zeropass.heads.expected_attention import ExpectedAttention, Texts
@@ -371,3 +373,23 @@ def test_the_command_prints_a_row_a_head(run: Run, few_random_heads: None) -> No
     for more, message in ((("--sort", "nose"), "There is no trait 'nose'"), (("--layers", "9"), "out of range")):
         code, out, err = run("heads", "models/first", "--lens", "none", *more)
         assert (code, message in err) == (2, True)
+
+
+def test_a_catalogue_names_the_relations_of_a_head(few_random_heads: None) -> None:
+    lens = zp.load("models/first", lens=None)
+    catalogue = zp.catalogue_heads(lens, layers=(2, 4), progress=False)
+    relations = zp.relation(lens, sets=["plural", "copying"], layers=(2, 4), progress=False)
+    joined = catalogue.with_relations(relations)
+    plural = relations.of("plural")
+    heads = {s.address for s in plural.named if s.pole == "+" and s.share > plural.by_copying}
+    assert heads
+    assert {head.address for head in joined if "plural" in head.relations} == heads
+    assert not [head for head in joined if "copying" in head.relations]  # no head copies more than copying alone
+    assert all("plural" in head.does for head in joined if head.address in heads)
+    with pytest.raises(BadOption, match="relations of another, and the heads are of models/first"):
+        catalogue.with_relations(replace(relations, model="another"))
+
+
+def test_the_command_joins_relations(run: Run, few_random_heads: None) -> None:
+    value = run.json("heads", "models/first", "--layers", "3", "--relations", "--lens", "none")
+    assert any(head["relations"] for head in value["heads"])

@@ -51,6 +51,10 @@ def heads(
     sort: Annotated[
         str | None, typer.Option(metavar="TRAIT", help="Heads with the most of a trait first: copying, previous …")
     ] = None,
+    relations: Annotated[
+        bool,
+        typer.Option("--relations", help="Also find which word pairs each writes, as relation does: some minutes."),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="The seed of tokens and of random heads.")] = 0,
     lens: LensOption = "auto",
     device: Device = "cpu",
@@ -66,6 +70,9 @@ def heads(
         reader = zp.load(open_named(what, device), lens=lens)
     with reporting() as report:
         catalogue = zp.catalogue_heads(reader, layers=parse_layers(layers), seed=seed, progress=report)
+        if relations:
+            pairs = zp.relation(reader, layers=parse_layers(layers), seed=seed, progress=report)
+            catalogue = catalogue.with_relations(pairs)
     if layers is None:
         keep_heads(catalogue)
     catalogue = catalogue if sort is None else catalogue.sorted_by(sort)

@@ -7,11 +7,15 @@ from typing import Any
 from zeropass._io.short_repr import ShortRepr
 from zeropass.errors import BadOption
 from zeropass.records.panels import AsFigures, HeatMap
-from zeropass.records.tabular import AsTable, Row, Several, plain_fields
+from zeropass.records.tabular import POLES, AsTable, Row, Several, plain_fields
+from zeropass.relations.results import Relations
 
 __all__ = ["RARE", "TRAITS", "Head", "HeadCatalogue", "Trait", "check_trait"]
 
 SCHEMA_VERSION = 1
+
+RELATIONS = 3
+"""The relations of a head that are said of it in words."""
 
 RARE = 0.001
 """A trait stands out if at most this share of random heads has as much of it."""
@@ -80,7 +84,7 @@ class Head(ShortRepr):
         qk_own: The share of ``qk`` that attention to the same token and to tokens like it accounts for; less than zero
             for attention to anything else.
         qk_alike: The share of ``qk`` that prefers some keys whatever the query.
-        relations: The relations that ``vo`` holds.
+        relations: Sets of `zeropass relation` whose right words it writes, the largest gain first (`with_relations`).
     """
 
     address: str
@@ -118,7 +122,7 @@ class Head(ShortRepr):
             del named["offset"]
             if self.distance != 1:
                 named["offset"] = f"offset {self.distance}"
-        return tuple(named.values())
+        return (*named.values(), *self.relations[:RELATIONS])
 
     def plain(self) -> Row:
         """Return it as a row of numbers and texts: each trait, then its chance."""
@@ -190,6 +194,27 @@ class HeadCatalogue(ShortRepr, AsTable, AsFigures, Several[Head]):
     def counts(self) -> dict[str, int]:
         """Return in how many heads each trait stands out."""
         return {name: len(self.having(name)) for name in TRAITS}
+
+    def with_relations(self, relations: Relations) -> "HeadCatalogue":
+        """Return the catalogue with the sets of word pairs of which each head writes the right words.
+
+        Sets are left out of which it writes no more than a head would that only copies: that it copies is said already.
+
+        Args:
+            relations: The scores of the same model (`zeropass.relation`).
+
+        Raises:
+            BadOption: They are of another model.
+        """
+        if relations.model != self.model["name"]:
+            raise BadOption(f"These are relations of {relations.model}, and the heads are of {self.model['name']}.")
+        copied = {relation.name: relation.by_copying for relation in relations}
+
+        def held(address: str) -> tuple[str, ...]:
+            scores = relations.of_head(address)
+            return tuple(name for name, score in scores if score.pole == POLES[0] and score.share > copied[name])
+
+        return replace(self, heads=tuple(replace(head, relations=held(head.address)) for head in self.heads))
 
     def table_rows(self) -> Iterator[Row]:
         """Yield a row for each head."""
