@@ -189,7 +189,7 @@ def test_no_thread_is_left_and_tests_are_no_notebook() -> None:
 
 
 LONG = ("align_models", "build", "build_change", "build_on_cluster", "calibrate", "collect_evidence", "compare")
-LONG += ("export_site", "label", "screen", "stitch_models", "transplant")
+LONG += ("catalogue_heads", "export_site", "label", "screen", "stitch_models", "transplant")
 
 
 @pytest.mark.parametrize("name", LONG)

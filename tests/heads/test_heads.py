@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import planted_models
+import small
 import zeropass as zp
 from commands import Run
 from forward import run_forward
@@ -360,6 +361,16 @@ def test_the_command_keeps_a_catalogue_of_all_layers(
     assert code == 0
     assert kept is not None
     assert [line.split()[0] for line in out.splitlines()[1 : 1 + len(kept)]] == [head.address for head in kept]
+
+
+def test_an_atlas_is_read_by_the_weights_it_was_built_from(
+    run: Run, few_random_heads: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    built = small.built("llama", tmp_path_factory)
+    of_atlas, of_model = (run.json("heads", what, "--layers", "1") for what in (built.atlas.path, built.folder))
+    assert of_atlas == of_model
+    code, _, err = run("heads", built.atlas.path, "--device", "cuda")
+    assert (code, "ask its model: zeropass heads" in err) == (2, True)
 
 
 def test_the_command_prints_a_row_a_head(run: Run, few_random_heads: None) -> None:

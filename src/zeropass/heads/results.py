@@ -151,8 +151,8 @@ class HeadCatalogue(ShortRepr, AsTable, AsFigures, Several[Head]):
 
     Example:
         >>> import zeropass as zp
-        >>> catalogue = zp.catalogue_heads("models/first", lens=None)
-        >>> catalogue[9].address, catalogue[9].distance
+        >>> catalogue = zp.catalogue_heads("models/first", layers=(1, 2), lens=None)
+        >>> catalogue[3].address, catalogue[3].distance
         ('L1.attn.3', 1)
     """
 

@@ -65,11 +65,9 @@ def catalogue_heads(
 
     Example:
         >>> import zeropass as zp
-        >>> catalogue = zp.catalogue_heads("models/first", lens=None)
-        >>> catalogue
-        HeadCatalogue(24 heads of models/first, 9 with a trait that stands out)
-        >>> catalogue.having("previous")[0].address
-        'L1.attn.3'
+        >>> catalogue = zp.catalogue_heads("models/first", layers=(1, 2), lens=None)
+        >>> len(catalogue), catalogue.having("previous")[0].address
+        (6, 'L1.attn.5')
     """
     report = callback(progress)
     reader = model if isinstance(model, Lens) else load(model, lens=lens)
