@@ -10,15 +10,13 @@ import torch
 from torch import Tensor
 
 from zeropass.arch.spec import Frame, side_of
+from zeropass.circuits.results import INPUTS
 from zeropass.errors import CannotRun
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.positions import qk_norm_at, turned_gain
 
-__all__ = ["INPUTS", "LayerHeads", "attending", "head_addresses", "layer_heads", "require_wiring"]
-
-INPUTS = ("q", "k", "v")
-"""The inputs of a head, in the order of `LayerHeads.reads`."""
+__all__ = ["LayerHeads", "attending", "head_addresses", "layer_heads", "require_wiring"]
 
 
 @dataclass(frozen=True, eq=False)

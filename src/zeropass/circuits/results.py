@@ -21,7 +21,7 @@ __all__ = ["Composition", "Compositions", "Feed", "FeedTable", "Feeds", "HeadPai
 __all__ += ["InductionHead", "InductionHeads", "WordPath", "WordPaths", "html_table"]
 
 INPUTS = ("q", "k", "v")
-"""The inputs of a head."""
+"""The inputs of a head, in the order of all tables."""
 
 Floats = npt.NDArray[np.float32]
 
