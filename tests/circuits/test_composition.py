@@ -99,7 +99,7 @@ def flow_of(model: Model, lens: zp.LensMaps) -> Tensor:
     return flow
 
 
-@pytest.mark.parametrize("name", ["llama", "phi", "qwen3", "gemma2"])
+@pytest.mark.parametrize("name", ["llama", "phi", "qwen3", "gemma2", "mimo_v2_flash"])
 def test_pairs_are_those_of_dense_matrices(name: str, tmp_path: Path) -> None:
     model = opened(name, tmp_path)
     lens = zp.calibrate(model, source="random", tokens=256)

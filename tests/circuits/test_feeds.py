@@ -107,6 +107,11 @@ def test_a_planted_wire_comes_first_and_random_ones_are_within_the_null(folder: 
     assert (back.address, back.role, back.above) == ("L0.ff.7", "value", True)
 
 
+def test_an_input_that_all_heads_share_is_left_out(tmp_path: Path) -> None:
+    lens = zp.load(opened("gpt_bigcode", tmp_path), lens=None)
+    assert [table.role for table in zp.feeds(lens, "L1.attn.0")[::2]] == ["q", "vo"]
+
+
 def test_what_has_no_null_or_is_not_there_is_refused(lens: zp.Lens) -> None:
     for address, reason in (
         ("L0.ff.norm", "no ff_norm|none"),

@@ -389,14 +389,14 @@ def test_the_command_prints_a_row_a_head(run: Run, few_random_heads: None) -> No
 def test_a_catalogue_names_the_relations_of_a_head(few_random_heads: None) -> None:
     lens = zp.load("models/first", lens=None)
     catalogue = zp.catalogue_heads(lens, layers=(2, 4), progress=False)
-    relations = zp.relation(lens, sets=["plural", "copying"], layers=(2, 4), progress=False)
+    relations = zp.relation(lens, sets=["participle", "copying"], layers=(2, 4), progress=False)
     joined = catalogue.with_relations(relations)
-    plural = relations.of("plural")
-    heads = {s.address for s in plural.named if s.pole == "+" and s.share > plural.by_copying}
+    participle = relations.of("participle")
+    heads = {s.address for s in participle.named if s.pole == "+" and s.share > participle.by_copying}
     assert heads
-    assert {head.address for head in joined if "plural" in head.relations} == heads
+    assert {head.address for head in joined if "participle" in head.relations} == heads
     assert not [head for head in joined if "copying" in head.relations]  # no head copies more than copying alone
-    assert all("plural" in head.does for head in joined if head.address in heads)
+    assert all("participle" in head.does for head in joined if head.address in heads)
     with pytest.raises(BadOption, match="relations of another, and the heads are of models/first"):
         catalogue.with_relations(replace(relations, model="another"))
 

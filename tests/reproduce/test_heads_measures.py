@@ -1,4 +1,4 @@
-"""The script behind docs/circuits.md: the attention that it takes, and its ablation."""
+"""The script behind docs/heads.md: the attention that it takes, and its ablation."""
 
 import sys
 from pathlib import Path

@@ -15,9 +15,9 @@ from torch import Tensor
 from zeropass.arch.roles import OUTSIDE, ROUTER, Side, Site, side_of, site_of
 from zeropass.circuits.composition import concentration, under_covariance, unit
 from zeropass.circuits.flow import Flow, Station, station_of, stations
-from zeropass.circuits.head_factors import INPUTS, layer_heads
+from zeropass.circuits.head_factors import layer_heads
 from zeropass.circuits.head_pairs import centred
-from zeropass.circuits.results import Feed, FeedTable
+from zeropass.circuits.results import INPUTS, Feed, FeedTable
 from zeropass.errors import BadAddress
 from zeropass.model.address import Address, with_roles
 from zeropass.model.dictionaries import Dictionary, feature_address
@@ -233,11 +233,14 @@ def _sources(frames: Frames, place: Address) -> Iterator[_Source]:
 
 
 def _head(frames: Frames, place: Address) -> Iterator[_Source]:
-    """Yield the inputs of a head and what it writes, or those of one of its maps."""
+    """Yield the inputs of a head and what it writes, or those of one of its maps.
+
+    An input that all heads of the layer share has no others to be compared with, and is left out.
+    """
     model = frames.model
     require_head(model, place)
     heads, station = layer_heads(frames, place.layer), station_of(model, place.layer, "attn")
-    rows = dict(zip(INPUTS, heads.reads, strict=True)) | {"vo": heads.writes}
+    rows, count = dict(zip(INPUTS, heads.reads, strict=True)) | {"vo": heads.writes}, 0
     for role in {"": rows, "qk": ("q", "k"), "vo": ("v", "vo")}[place.role]:
         group = role in ("k", "v")
         others = [
@@ -246,9 +249,12 @@ def _head(frames: Frames, place: Address) -> Iterator[_Source]:
             if head != place.head
             and not (group and model.kv_head(role, head, place.layer) == model.kv_head(role, place.head, place.layer))
         ]
-        _require_others(place, len(others))
+        if len(others) < _FEWEST:
+            continue
         side: Side = "write" if role == "vo" else "read"
         yield _Source(place.with_role(""), role, station, side, rows[role][[place.head, *others]])
+        count += 1
+    _require_others(place, _FEWEST * count)
 
 
 def _features(frames: Frames, features: Dictionary, place: Address) -> Iterator[_Source]:

@@ -8,18 +8,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from zeropass.arch.frame_names import Frame
 from zeropass.arch.roles import side_of
+from zeropass.circuits.results import INPUTS
 from zeropass.errors import CannotRun
 from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.positions import qk_norm_at, turned_gain
 
-__all__ = ["INPUTS", "LayerHeads", "attending", "head_addresses", "layer_heads", "require_wiring"]
-
-INPUTS = ("q", "k", "v")
-"""The inputs of a head, in the order of `LayerHeads.reads`."""
+__all__ = ["LayerHeads", "attending", "head_addresses", "layer_heads", "require_wiring"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +48,12 @@ class LayerHeads:
     def reads(self) -> Tensor:
         """Rows B (3, heads, d_h, d) of the inputs q, k and v: ``BᵀB = M Mᵀ`` for the map M behind that input.
 
-        The map behind a query is ``W_Q W_Kᵀ``, behind a key ``W_K W_Qᵀ``, behind a value ``W_V W_O``.
+        The map behind a query is ``W_Q W_Kᵀ``, behind a key ``W_K W_Qᵀ``, behind a value ``W_V W_O``. Where values are
+        narrower than keys, or wider, rows of zeros fill the place.
         """
-        return torch.stack((_root(self.k) @ self.q, _root(self.q) @ self.k, _root(self.o) @ self.v))
+        rows = _root(self.k) @ self.q, _root(self.q) @ self.k, _root(self.o) @ self.v
+        width = max(each.shape[-2] for each in rows)
+        return torch.stack([functional.pad(each, (0, 0, 0, width - each.shape[-2])) for each in rows])
 
 
 def _root(rows: Tensor) -> Tensor:

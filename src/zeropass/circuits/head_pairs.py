@@ -14,8 +14,8 @@ from torch import Tensor
 from zeropass._io.progress import Progress
 from zeropass.circuits.composition import basis, concentration, shares, under_rotation, unit
 from zeropass.circuits.flow import Flow, stations
-from zeropass.circuits.head_factors import INPUTS, LayerHeads, attending, head_addresses, layer_heads
-from zeropass.circuits.results import PairTable
+from zeropass.circuits.head_factors import LayerHeads, attending, head_addresses, layer_heads
+from zeropass.circuits.results import INPUTS, PairTable
 from zeropass.model.frames import Frames
 
 __all__ = ["FEWEST", "centred", "pair_table", "travelling"]

@@ -21,7 +21,7 @@ __all__ = ["Composition", "Compositions", "Feed", "FeedTable", "Feeds", "HeadPai
 __all__ += ["InductionHead", "InductionHeads", "WordPath", "WordPaths", "html_table"]
 
 INPUTS = ("q", "k", "v")
-"""The inputs of a head."""
+"""The inputs of a head, in the order of all tables."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -349,6 +349,11 @@ class Feeds(Several[FeedTable], AsJson, AsFigures):
         lens: The lens whose flow was used, in words; empty for none.
         tables: The tables.
         notes: Notes on them.
+
+    Example:
+        >>> import zeropass as zp
+        >>> zp.feeds(zp.load("models/first", lens=None), "L1.ff.3.gate", k=3)[0].relation
+        'is fed by'
     """
 
     model: str
@@ -421,6 +426,12 @@ class InductionHeads(Several[InductionHead], AsJson, AsFigure):
         lens: The lens that they were read through, in words; empty for the weights alone.
         heads: The heads.
         notes: Notes on them.
+
+    Example:
+        >>> import zeropass as zp
+        >>> heads = zp.induction_heads(zp.load("models/first", lens=None))
+        >>> [f"{head.previous} → {head.head}" for head in heads[:2]]
+        ['L1.attn.5 → L2.attn.4', 'L1.attn.5 → L3.attn.4']
     """
 
     model: str
@@ -502,6 +513,12 @@ class WordPaths(Several[WordPath], AsJson, AsFigure):
         lens: The lens, in words; empty for the weights alone.
         paths: The paths.
         notes: Notes on them.
+
+    Example:
+        >>> import zeropass as zp
+        >>> paths = zp.paths(zp.load("models/first", lens=None), "one", "two", k=3)
+        >>> [path.above for path in paths]
+        [False, False, False]
     """
 
     model: str

@@ -5,7 +5,7 @@ others of its layer in that vector's place; the other word among all tokens in w
 strong as its weakest step. Since many are searched, the best paths to random words say how strong one is by chance.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,7 +75,9 @@ def word_paths(frames: Frames, flow: Flow, word: int, to: int, k: int, progress:
             neurons, written[layer] = view.neurons(layer, word)
             readers += neurons
     readers = sorted(readers, key=lambda reader: -reader.z)[:READERS]
-    paths = [((reader.address,), (reader.z, float(reader.writes[0]))) for reader in readers]
+    paths: list[tuple[tuple[str, ...], tuple[float, ...]]] = [
+        ((reader.address,), (reader.z, float(reader.writes[0]))) for reader in readers
+    ]
     best = torch.stack([reader.writes.abs().clamp_max(reader.z) for reader in readers]).amax(0)
     for layer, fed, edges in _edges(frames, flow, readers, progress):
         see = torch.tensor([reader.z for reader in fed], device=edges.device)
@@ -93,7 +95,7 @@ def word_paths(frames: Frames, flow: Flow, word: int, to: int, k: int, progress:
     ]
 
 
-def _strength(z: tuple[float, ...]) -> float:
+def _strength(z: Sequence[float]) -> float:
     """Return the size of the weakest step; what reads and what is fed must stand out upwards."""
     return min(*z[:-1], abs(z[-1]))
 
