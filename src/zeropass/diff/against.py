@@ -310,7 +310,9 @@ class _Work:
                     effects.excess(self.ids, side)[self.words] if acts else torch.zeros(int(self.words.sum()))
                     for effects, acts in zip(self.effects, acting, strict=True)
                 )
-                random = RandomChanges(self.frames, self.ids, self.words, side).excess[:, self.words]
+                random = RandomChanges(frames=self.frames, ids=self.ids, words=self.words, side=side).excess[
+                    :, self.words
+                ]
                 yield self._contrast(side, contrast(first, second.to(first), random))
 
     def _contrast(self, side: str, scores: Contrasted) -> Contrast:
