@@ -504,6 +504,14 @@ ZOO: dict[str, tuple[str, str, dict[str, Any]]] = {
         | {"rms_norm_eps": 1e-2, "num_experts": 5, "attn_layer_period": 2, "attn_layer_offset": 0}
         | {"mamba_d_state": 5, "mamba_d_conv": 3},
     ),
+    "recurrent_gemma": (
+        "RecurrentGemmaForCausalLM",
+        "RecurrentGemmaConfig",
+        _GQA
+        | {"num_hidden_layers": 3, "block_types": ["recurrent", "attention"], "intermediate_size": 80}
+        | {"attention_window_size": 3, "attention_bias": True, "logits_soft_cap": 4.0, "conv1d_width": 3}
+        | {"rms_norm_eps": 1e-2, "partial_rotary_factor": 2 / 3},
+    ),
     "bamba": (
         "BambaForCausalLM",
         "BambaConfig",
@@ -966,7 +974,7 @@ OF_AUDIO = ("whisper", "speech_to_text")
 DECODERS = [name for name in ZOO if ZOO[name][2].get("stack") == "decoder" or name in OF_AUDIO]
 """Decoders that need the states of an encoder."""
 _WITH_MIXERS = ("qwen3_5", "qwen3_5_moe", "qwen3_next", "jamba", "lfm2", "lfm2_moe", "falcon_h1", "bamba")
-_WITH_MIXERS += ("granitemoehybrid", "nemotron_h")
+_WITH_MIXERS += ("granitemoehybrid", "nemotron_h", "recurrent_gemma")
 HYBRIDS = [name for name in ZOO if not name.endswith("-full") and name.partition("-")[0] in _WITH_MIXERS]
 """The entries with mixers."""
 

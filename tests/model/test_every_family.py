@@ -800,6 +800,8 @@ SPOILS: dict[str, Spoil] = {
     "no bias of a mixer's convolution": without("inner_conv_bias"),
     "decay and steps of a mixer swapped": swapped("inner_decay", "inner_step"),
     "skips and steps of a mixer swapped": swapped("inner_skip", "inner_step"),
+    "gates of a recurrence swapped": swapped("inner_input_gate", "inner_decay_gate"),
+    "biases of its gates swapped": swapped("inner_input_bias", "inner_decay_bias"),
     "no least step": lambda m: (
         with_dims(m, mixer=replace(m.dims.mixer, least_step=0.0)) if m.dims.mixer and m.dims.mixer.least_step else None
     ),

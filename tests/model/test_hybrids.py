@@ -13,7 +13,7 @@ import zeropass as zp
 from multimodal import MULTIMODAL, save_as_in_memory
 from small import one_thread
 from tiny import edit, error, save
-from zeropass.errors import BadAddress, BadModel, BadOption, UnknownFamily
+from zeropass.errors import BadAddress, BadModel, BadOption, BadWeights, UnknownFamily
 from zeropass.model.vectors import roles_at
 from zoo import HYBRIDS, ZOO, drawn, tiny_model
 
@@ -151,3 +151,29 @@ def test_a_nemotron_without_experts_is_read(tmp_path: Path) -> None:
     }
     model = zp.open_model(str(edit(folder, config=absent | {"routed_scaling_factor": None, "norm_topk_prob": None})))
     assert (model.dims.experts, model.rows("key", 1)) == (1, 40)
+
+
+def test_the_kinds_of_layers_repeat_as_transformers_repeats_them(tmp_path: Path) -> None:
+    """Where a file names none, two recurrent ones come before each with attention."""
+    hf = tiny_model("recurrent_gemma")
+    folder = save(hf, tmp_path / "model")
+    assert zp.open_model(folder).dims.mixer_layers == (0, 2)
+    edit(folder, {"_block_types": ["attention", "recurrent"], "block_types": None})
+    with pytest.raises(BadWeights, match=r"layers\.0\.temporal_block\.q_proj\.bias.* are missing"):
+        zp.open_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    silent = {key: value for key, value in config.items() if not key.endswith("block_types")}
+    (folder / "config.json").write_text(json.dumps(silent))
+    with pytest.raises(BadWeights, match=r"layers\.2\.temporal_block\.q_proj\.bias.* are missing"):
+        zp.open_model(folder)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("hidden_activation", "silu"), ("embeddings_scale_by_sqrt_dim", False), ("block_types", ["conv"])],
+)
+def test_variants_of_gated_linear_recurrences_are_refused(key: str, value: object, tmp_path: Path) -> None:
+    folder = save(tiny_model("recurrent_gemma"), tmp_path / "model")
+    edit(folder, {key: value})
+    with pytest.raises((UnknownFamily, BadModel), match=key):
+        zp.open_model(folder)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+
 from zeropass.arch.config_reader import LAYER_ALLOWANCE, ConfigReader, looked_up, positive_number
 from zeropass.arch.dimensions import ROPE_RULES, Dimensions, Growth, Mixer
 from zeropass.arch.head_sizes import gates_of_head, latent_sizes, sizes_by_layer
@@ -119,7 +121,6 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         sizes["dense_neurons"] = 2 * sizes["neurons"] if dense else 0
     unrotated = unrotated_layers(reader, sizes["layers"], local) if family.rotary else ()
     averaged = 0.5 if sizes["shared_neurons"] and reader.value("sharing_of_experts") == "average" else 1.0
-    embed_scaled = family.embed_scaled or bool(reader.value("embed_scaled"))
     dims = Dimensions(
         **sizes,
         eps=positive_number(files, reader.keys("eps"), reader.value("eps")),
@@ -132,7 +133,7 @@ def dimensions(files: ModelFiles, family: Family, layout: Layout, prefix: str, n
         attention_cap=reader.number("attention_cap"),
         logit_scale=_logit_scale(reader, family, d),
         logit_cap=reader.number("logit_cap"),
-        embed_scale=d**0.5 if embed_scaled else reader.number("embed_scale") or 1.0,
+        embed_scale=_embed_scale(reader, family, d),
         value_scale=reader.number("value_scale") or 1.0,
         residual_scale=_residual_scale(reader, sizes["layers"]),
         site_scales=_site_scales(reader),
@@ -191,8 +192,11 @@ def _check_ropes(reader: ConfigReader, dims: Dimensions) -> None:
 def _adjusted(reader: ConfigReader, neurons: int) -> int:
     """Return the neurons of an MLP, where stated ones are taken for those of an MLP without a gate: two thirds of them.
 
-    They are multiplied by a factor and rounded up to a multiple (``Lfm2MLP`` of transformers 5.24).
+    They are multiplied by a factor and rounded up to a multiple (``Lfm2MLP`` of transformers 5.24). Where stated ones
+    are those of gate and up together, it is half of them.
     """
+    if reader.value("neurons_of_both"):
+        return neurons // 2
     if not reader.value("neurons_adjusted"):
         return neurons
     factor, multiple = reader.number("neurons_factor") or 1.0, reader.size("neurons_multiple") or 1
@@ -253,6 +257,14 @@ def _attention_scale(reader: ConfigReader, family: Family, head_dim: int) -> flo
         return 1.0
     terms, factor = reader.number("attention_terms") or 1.0, reader.number("attention_factor") or 1.0
     return factor * (reader.number("attention_scale") or (terms * (reader.number("query_scalar") or head_dim)) ** -0.5)
+
+
+def _embed_scale(reader: ConfigReader, family: Family, d: int) -> float:
+    """Return the factor of embeddings: √d, in some models as bfloat16 has it, or a stated one."""
+    if not (family.embed_scaled or reader.value("embed_scaled")):
+        return reader.number("embed_scale") or 1.0
+    scale = torch.tensor(d**0.5, dtype=torch.float64)
+    return float(scale.bfloat16() if reader.value("embed_scale_narrow") else scale)
 
 
 def _residual_scale(reader: ConfigReader, layers: int) -> float:

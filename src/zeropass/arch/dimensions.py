@@ -8,7 +8,7 @@ from typing import Literal
 from zeropass._io.short_repr import ShortRepr
 from zeropass.arch.roles import OUTPUT_GATE, Site, base_role
 
-MixerKind = Literal["delta", "convolution", "mamba2", "mamba"]
+MixerKind = Literal["delta", "convolution", "mamba2", "mamba", "rglru"]
 
 ROPE_RULES = ("default", "linear", "llama3", "yarn", "longrope", "dynamic", "proportional")
 """The rules for scaling rotary frequencies that are known."""

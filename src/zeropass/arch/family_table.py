@@ -17,6 +17,7 @@ MIXERS: dict[MixerKind, str] = {
     "convolution": "convolution",
     "mamba2": "Mamba 2",
     "mamba": "Mamba",
+    "rglru": "gated linear recurrence",
 }
 """Each kind of mixer in words."""
 

@@ -56,7 +56,7 @@ def parts_of_layers(reader: ConfigReader, layers: int) -> tuple[tuple[Site | Lit
         return (("attn", "ff"),) * layers
     if len(kinds) == 1:
         return (*kinds.values(),) * layers
-    names = reader.value("layer_kinds") or _types_by_heads(reader, layers)
+    names = reader.value("layer_kinds") or _repeated(reader, layers) or _types_by_heads(reader, layers)
     if names is None:
         mixing, attending, *_ = kinds
         listed, period = reader.value("attention_layers"), reader.size("attention_every")
@@ -69,11 +69,18 @@ def parts_of_layers(reader: ConfigReader, layers: int) -> tuple[tuple[Site | Lit
         )
         names = [attending if layer in chosen else mixing for layer in range(layers)]
     if not isinstance(names, Sequence) or len(names) != layers or not {*map(str, names)} <= {*kinds}:
+        stated = "first_kinds" if "first_kinds" in reader.layout.config else "layer_kinds"
         raise BadModel(
-            f"{reader.files.place}: {reader.keys('layer_kinds')} must name the kind of each of the {layers} layers "
+            f"{reader.files.place}: {reader.keys(stated)} must name the kind of each of the {layers} layers "
             f"({', '.join(kinds)}); it is {str(names)[:60]}."
         )
     return tuple(kinds[str(name)] for name in names)
+
+
+def _repeated(reader: ConfigReader, layers: int) -> list[object] | None:
+    """Return the kind of each layer from those of the first ones, which the others repeat; None for none."""
+    kinds = reader.value("first_kinds")
+    return [kinds[layer % len(kinds)] for layer in range(layers)] if isinstance(kinds, Sequence) and kinds else None
 
 
 def _types_by_heads(reader: ConfigReader, layers: int) -> list[str] | None:

@@ -148,7 +148,10 @@ def _inner_shape(what: str, dims: Dimensions) -> tuple[int | None, ...]:
     """Return the shape of a tensor inside a mixer: for each row a kernel, a row of a matrix or a number."""
     mixer = dims.mixer
     assert mixer is not None  # a record with such a tensor has a mixer
+    columns: dict[str, tuple[int, ...]]
     columns = {"inner_conv": (1, mixer.kernel), "inner_down": (mixer.size("inner"),), "inner_up": (mixer.rank,)}
+    columns |= {f"inner_{gate}_gate": (mixer.width, mixer.width) for gate in ("input", "decay")}
+    columns |= {f"inner_{gate}_bias": (mixer.width,) for gate in ("input", "decay")}
     if mixer.rank:  # Mamba, in which each coordinate of the state decays by itself
         columns["inner_decay"] = (mixer.state,)
     return (mixer.rows[what], *columns.get(what, ()))

@@ -149,6 +149,11 @@ class _Inner:
         """Return the steps of a state-space model, above zero."""
         return functional.softplus(x + self.tensor("inner_step")).clamp_min(self.sizes.least_step)
 
+    def block_gate(self, x: Tensor, name: str) -> Tensor:
+        """Return the gates (batch, tokens, inner) that blocks of channels make of themselves, which count as fixed."""
+        blocks = self.in_heads(x.detach())[..., None, :] @ self.tensor(f"inner_{name}_gate")
+        return (blocks[..., 0, :] + self.tensor(f"inner_{name}_bias")).flatten(-2).sigmoid()
+
     def rates(self) -> Tensor:
         """Return the rates at which a state decays, below zero."""
         return -self.tensor("inner_decay").exp()
@@ -215,6 +220,24 @@ def _mamba(inner: _Inner, inputs: Tensor) -> Tensor:
     return (read[..., 0] + inner.tensor("inner_skip") * x) * functional.silu(gate)
 
 
+def _rglru(inner: _Inner, inputs: Tensor) -> Tensor:
+    """Apply the real-gated linear recurrent unit (De et al. 2024, arXiv:2402.19427, §2.4), gated by other inputs.
+
+    Each channel is a head of width one. Channels of a block share what their two gates read; the first token of a text
+    is taken up in full.
+    """
+    x, gate = inputs.chunk(2, -1)
+    x = inner.convolved(x)
+    taken = inner.block_gate(x, "input")
+    decay = -8 * inner.block_gate(x, "decay") * functional.softplus(inner.tensor("inner_decay"))
+    share = (-torch.expm1(2 * decay)).sqrt()
+    if inner.state.memory is None:
+        share = torch.cat((torch.ones_like(share[:, :1]), share[:, 1:]), 1)
+    k = (taken * share)[..., None]
+    read = inner.recurrence(q=torch.ones_like(k), k=k, v=x[..., None], decay=decay.exp()[..., None])
+    return read[..., 0] * functional.gelu(gate, approximate="tanh")
+
+
 def _through(values: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     """Return values; a gradient reaches x with a weight, as if all else that they are made of were fixed."""
     return values.detach() + weight.detach() * (x - x.detach()) if x.requires_grad else values
@@ -234,5 +257,6 @@ _INNER: dict[MixerKind, Callable[[_Inner, Tensor], Tensor]] = {
     "convolution": _convolution,
     "mamba2": _mamba2,
     "mamba": _mamba,
+    "rglru": _rglru,
 }
 """The functions from the inputs (batch, tokens, rows) of a text to what goes into the output projection."""

@@ -29,9 +29,10 @@ from zeropass.arch.families.parts import (
     OUTER,
     PLAIN_ATTENTION,
     QK_NORMS,
+    QKV_BIASES,
     ROTARY_SHARE,
 )
-from zeropass.arch.layout import Stored
+from zeropass.arch.layout import Stored, modules
 from zeropass.arch.roles import Site
 
 
@@ -309,6 +310,66 @@ LFM2_MOE = replace(
         **{"activation": "silu", "rope_theta": 1e6, "mixer_kernel": 3, "dense_first": 2},
         **{"router_sigmoid": True, "router_normed": True, "experts": 32, "experts_used": 4},
     },
+)
+
+_BLOCK = LAYER + "temporal_block"
+_RGLRU = {
+    "mixer_in": _in(f"{_BLOCK}.linear_x", "inner"),
+    "mixer_in_bias": Stored(f"{_BLOCK}.linear_x.bias", sizes=("inner",)),
+    "mixer_in_gate": _in(f"{_BLOCK}.linear_y", "inner"),
+    "mixer_in_gate_bias": Stored(f"{_BLOCK}.linear_y.bias", sizes=("inner",)),
+    "mixer_out": Stored(f"{_BLOCK}.linear_out.weight", transpose=True, sizes=("inner",)),
+    "mixer_out_bias": Stored(f"{_BLOCK}.linear_out.bias"),
+    "inner_conv": Stored(f"{_BLOCK}.conv_1d.weight", sizes=("inner",)),
+    "inner_conv_bias": Stored(f"{_BLOCK}.conv_1d.bias", sizes=("inner",)),
+    "inner_decay": Stored(f"{_BLOCK}.rg_lru.recurrent_param", sizes=("inner",)),
+    **{
+        f"inner_{gate}_{what}": Stored(f"{_BLOCK}.rg_lru.{name}_gate_{kind}", sizes=("heads",))
+        for gate, name in (("input", "input"), ("decay", "recurrent"))
+        for what, kind in (("gate", "weight"), ("bias", "bias"))
+    },
+}
+_GRIFFIN_ATTENTION = {
+    what: replace(stored, name=stored.name.replace("self_attn", "temporal_block")) for what, stored in ATTENTION.items()
+}
+_GRIFFIN_MLP = modules(LAYER + "mlp_block.", gate="gate_proj", up="up_proj", value="down_proj")
+RECURRENT_GEMMA = replace(
+    LLAMA,
+    name="recurrent_gemma",
+    model_types=("recurrent_gemma",),
+    tied_by_default=True,
+    embed_scaled=True,
+    mixer="rglru",
+    layer_types={"recurrent": ("mixer", "ff"), "attention": ("attn", "ff")},
+    layouts=(
+        replace(
+            HF_LAYOUT,
+            optional=("unembedding", *QKV_BIASES),
+            switches={"attention_bias": (QKV_BIASES, False)},
+            config={
+                **{
+                    **CONFIG,
+                    **ROTARY_SHARE,
+                    "activation": ("hidden_activation",),
+                    "window": ("attention_window_size",),
+                },
+                **{"logit_cap": ("logits_soft_cap",), "first_kinds": ("block_types", "_block_types")},
+                **{"mixer_heads": ("num_attention_heads",), "mixer_kernel": ("conv1d_width",)},
+                "mixer_inner": ("lru_width", "hidden_size"),
+            },
+            tensors={
+                **{**OUTER, "final_norm": Stored("final_norm.weight")},
+                **_norms("temporal_pre_norm", "channel_pre_norm"),
+                **{**_of("attn", _GRIFFIN_ATTENTION), **_of("mixer", _RGLRU), **_GRIFFIN_MLP},
+            },
+            gain_offset=1.0,
+            constants={"neurons_of_both": True, "embed_scale_narrow": True, "activation": "gelu_pytorch_tanh"},
+            defaults={"window": 2048, "logit_cap": 30.0, "rotary_share": 0.5, "mixer_kernel": 4}
+            | {"first_kinds": ("recurrent", "recurrent", "attention")},
+            harmless=(r"(final_)?w_init_variance_scale", "layers_block_type"),
+        ),
+    ),
+    when={"hidden_activation": ("gelu_pytorch_tanh", None), "embeddings_scale_by_sqrt_dim": (True, None)},
 )
 
 _MAMBA2_SIZES = ("inner", "inner", "keys", "keys", "heads")
@@ -671,6 +732,7 @@ FAMILIES = (
     QWEN3_5_MOE,
     LFM2,
     LFM2_MOE,
+    RECURRENT_GEMMA,
     BAMBA,
     FALCON_H1,
     FALCON_H1_NORMED,
