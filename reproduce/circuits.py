@@ -161,6 +161,10 @@ def patched(model: zp.Model, through: bool) -> np.ndarray:
         model: The model.
         through: True to take out as well what the blocks between made of it.
     """
+    if model.family.parallel or model.vector("attn_post_norm") is not None:
+        raise SystemExit(
+            "The patched runs know blocks in sequence without norms behind them; leave pairs out of --parts."
+        )
     ids = repeated_tokens(model, FEW, SHORT, seed=2)
     blocks, at = [Block(model, layer) for layer in range(model.dims.layers)], torch.arange(ids.shape[1])
     states, writes = [], []

@@ -113,6 +113,7 @@ def test_pairs_are_those_of_dense_matrices(name: str, tmp_path: Path) -> None:
                 expected = dense(model, (0, 1), (last, reader), role, between)
                 assert table.score[into, 1, last * heads + reader] == pytest.approx(expected, rel=1e-4)
     assert np.isnan(pairs.table("flow").z[:, heads:, :heads]).all()
+    assert {pair.path for pair in pairs.strongest(3)} == {"direct"}
 
 
 def test_the_overlap_is_that_of_principal_angles(tmp_path: Path) -> None:

@@ -92,8 +92,12 @@ def test_heads_feed_by_composition_beside_the_other_heads(lens: zp.Lens) -> None
 
 def test_a_planted_wire_comes_first_and_random_ones_are_within_the_null(folder: Path, tmp_path: Path) -> None:
     lens = zp.load(str(folder), lens=None)
-    tables = [zp.feeds(lens, f"L0.ff.{neuron}.value", k=1)[0] for neuron in range(small.NEURONS)]
-    assert sum(table[0].above for table in tables) <= 0.15 * len(tables)
+    neurons = [zp.feeds(lens, f"L0.ff.{neuron}.value", k=1) for neuron in range(small.NEURONS)]
+    heads = [zp.feeds(lens, f"L{layer}.attn.{head}", k=1) for layer in (0, 1) for head in range(4)]
+    for tables in (neurons, heads):
+        for kind in ("vectors", "heads"):
+            above = [table[0].above for wiring in tables for table in wiring if table.kind == kind and table.feeds]
+            assert sum(above) <= 0.15 * len(above)
     planted = small.llama(tmp_path / "planted")
     path = planted / "model.safetensors"
     tensors = load_file(path)

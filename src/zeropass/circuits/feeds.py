@@ -64,7 +64,7 @@ class _Source:
             targets: Unit maps, (m, w′, d).
 
         Returns:
-            Cosines of two vectors or, if either is a head, compositions, whose z is that of their squares; (3, m).
+            Cosines of two vectors or, if either is a head, compositions; (3, m).
         """
         rows = unit(rows)
         products = rows.flatten(0, 1) @ targets.flatten(0, 1).T
@@ -72,17 +72,30 @@ class _Source:
             return torch.stack((products[0], *_standing(products)))
         shares = products.reshape(*rows.shape[:2], *targets.shape[:2]).square().sum((1, 3))
         if rows.shape[1] == 1:
-            mean, z = _standing(shares)
-            return torch.stack((shares[0].sqrt(), mean.sqrt(), z))
+            scores = shares.sqrt()  # which are nearer to normal than their squares
+            return torch.stack((scores[0], *_standing(scores)))
         others = rows[1:].flatten(0, 1) / (len(rows) - 1) ** 0.5
         mean, deviation = under_covariance(targets @ others.T, concentration(rows[0]))
-        return torch.stack((shares[0].sqrt(), mean.sqrt(), _z(shares[0] - mean, deviation)))
+        return torch.stack((shares[0].sqrt(), mean.sqrt(), _z_of_ratio(shares[0], mean, deviation, len(rows) - 1)))
 
 
 def _standing(values: Tensor) -> tuple[Tensor, Tensor]:
     """Return the means (m,) of all but the first row of values, and the z of the first among them."""
     mean = values[1:].mean(0)
     return mean, _z(values[0] - mean, values[1:].std(0))
+
+
+def _z_of_ratio(shares: Tensor, mean: Tensor, deviation: Tensor, count: int) -> Tensor:
+    """Return the z of shares whose mean was estimated from so many others, by the F distribution of their ratio.
+
+    A share is a sum of squares with ``2 mean² / deviation²`` degrees of freedom; the cube root of a ratio of two such
+    is nearly normal (Paulson 1942).
+    """
+    ratio = torch.where(mean > 0, shares / mean, torch.ones_like(mean))
+    own = 1 / (9 * (mean / deviation).square())  # 2 / (9 n) for n degrees of freedom
+    other = own / count
+    z = ((1 - other) * ratio ** (1 / 3) - (1 - own)) / (other * ratio ** (2 / 3) + own).sqrt()
+    return torch.where((mean > 0) & (deviation > 0), z, torch.zeros_like(z))
 
 
 def _z(distance: Tensor, deviation: Tensor) -> Tensor:

@@ -194,14 +194,14 @@ class HeadPairs(ShortRepr, AsTable, AsFigures):
         Args:
             k: The number of pairs.
             into: The input of the reader: q, k or v; all if not given.
-            path: ``direct`` or ``flow``; the last that is known if not given.
+            path: ``direct``, the default, or ``flow``.
 
         Raises:
             BadOption: If there is no such input or path.
         """
         if into is not None and into not in INPUTS:
             raise BadOption(f"There is no input {into!r} of a head; there is {', '.join(INPUTS)}.")
-        table = self.tables[-1] if path is None else self.table(path)
+        table = self.tables[0] if path is None else self.table(path)
         inputs = range(len(INPUTS)) if into is None else [INPUTS.index(into)]
         z = np.where(np.isnan(table.z), -np.inf, table.z)[list(inputs)]
         order = np.argsort(-z, axis=None, kind="stable")[: min(k, int(np.isfinite(z).sum()))]
@@ -247,7 +247,7 @@ class HeadPairs(ShortRepr, AsTable, AsFigures):
         layers = [int(head.partition(".")[0][1:]) for head in self.heads]
         known = sorted(set(layers))
         at = {layer: np.flatnonzero(np.array(layers) == layer) for layer in known}
-        table = self.tables[-1]
+        table = self.tables[0]
         for into, name in enumerate(INPUTS):
             cells = [
                 [math.nan if a >= b else float(table.z[into][np.ix_(at[a], at[b])].max()) for b in known] for a in known
@@ -273,7 +273,7 @@ class Feed(ShortRepr):
         role: Its role; for a head the input (``q``, ``k``, ``v``), or ``vo`` for what it writes.
         score: The cosine of two vectors; if either is a head, their composition, from 0 to 1.
         null: The mean score of what takes the other's place under the null.
-        z: The distance from that mean in standard deviations; for compositions that of their squares.
+        z: How far it lies from that mean, in standard deviations of the null.
         above: True if as many normal scores reach that z in one table of twenty.
     """
 
