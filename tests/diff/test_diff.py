@@ -22,6 +22,7 @@ from zeropass.diff.changes import Change, leading
 from zeropass.diff.run import across
 from zeropass.errors import BadModel, BadOption
 from zeropass.model.adapted import adapt
+from zeropass.model.frames import Frames
 from zeropass.numerics.factored import Factored
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning", "ignore::DeprecationWarning")
@@ -328,3 +329,12 @@ def test_a_file_without_words_is_refused(tmp_path: Path) -> None:
     empty.write_text("\n \n")
     with pytest.raises(BadOption, match="holds no words"):
         read_words(empty, "--watch")
+
+
+def test_frames_of_a_fine_tune_have_the_rows_and_the_hidden_tokens_of_its_base() -> None:
+    first, second = (zp.open_model(str(ROOT / "models" / name)) for name in ("first", "second"))
+    frames = Frames(first)
+    tuned = frames.of(second)
+    assert tuned.rows("token") is frames.rows("token")
+    assert tuned.judgement is frames.judgement
+    assert not (tuned.judgement.undertrained == second.judgement.undertrained).all()
