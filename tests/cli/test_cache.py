@@ -23,7 +23,9 @@ def test_the_cache_is_measured_and_cleared(cache: Path, run: Run) -> None:
     assert out.startswith(str(cache))
     assert "rows            2.0 MB  rows and judgements" in out
     assert json.loads(run("cache", "--json")[1])["bytes"] == {
-        **dict.fromkeys(("lenses", "evidence", "proofs", "thresholds", "labels", "demo", "text", "atlases", "onnx"), 0),
+        **dict.fromkeys(
+            ("lenses", "heads", "evidence", "proofs", "thresholds", "labels", "demo", "text", "atlases", "onnx"), 0
+        ),
         "rows": 2_000_000,
     }
     assert run("cache", "--clear", "rows")[1] == "rows: 2.0 MB removed.\n"

@@ -60,7 +60,7 @@ __all__ = [
     "write_json",
 ]
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 PLAN, MANIFEST = "plan.json", "manifest.json"
 TOKENS, TOKENIZER = "tokens.parquet", "tokenizer.json"
 PARAMETERS, TOKEN_INDEX, COHERENCE = "parameters.parquet", "hits.parquet", "coherence.parquet"
