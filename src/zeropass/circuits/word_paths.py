@@ -174,7 +174,13 @@ class _View:
         sizes = vectors.norm(dim=-1)
         z = _standard(sizes[:, 0] - sizes[:, 1:].mean(1), sizes[:, 1:].std(1))
         return [
-            _Reader(address, station_of(model, layer, "attn"), float(z[head]), vectors[head], written)
+            _Reader(
+                address=address,
+                station=station_of(model, layer, "attn"),
+                z=float(z[head]),
+                rows=vectors[head],
+                writes=written,
+            )
             for head, (address, written) in enumerate(
                 zip(head_addresses(model, layer), self._written(effects[:, 0]), strict=True)
             )
