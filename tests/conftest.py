@@ -29,7 +29,7 @@ REAL = {"smollm2_path", "minilm_path", "real_atlas"}
 
 FIRST = ("test_browser", "test_evidence", "test_readme", "test_stitch", "test_align", "test_cluster", "test_real_atlas")
 FIRST += ("test_tutorials", "test_hub_atlas", "test_resume", "test_devices", "test_server")
-FIRST += ("test_fuzz", "test_golden", "test_memory", "test_every_family")
+FIRST += ("test_fuzz", "test_golden", "test_memory", "test_every_family", "test_keys", "test_researcher", "test_site")
 """The slowest files. Two workers take a file each, so long files must start early."""
 
 
