@@ -171,6 +171,12 @@ class Relations(Several[Relation], AsJson, AsFigures):
         seed: Their seed.
         sets: The sets.
         left_out: The sets of which the vocabulary has too few pairs.
+
+    Example:
+        >>> import zeropass as zp
+        >>> relations = zp.relation("models/first", sets=["plural"], layers=(2, 3))
+        >>> relations.heads, [relation.name for relation in relations]
+        (6, ['plural'])
     """
 
     model: str
