@@ -39,7 +39,9 @@ class ConfigReader:
         rope = layout.defaults.get("rope")
         if rope and not any(files.config.get(key) for key in ("rope_parameters", "rope_scaling")):
             files = replace(files, config={**files.config, "rope_parameters": rope})
-        self.files, self.family, self.layout = files, family, layout
+        self.files: ModelFiles = files
+        self.family: Family = family
+        self.layout: Layout = layout
 
     def keys(self, name: str) -> str:
         """Return the keys that are tried for a name, for messages."""

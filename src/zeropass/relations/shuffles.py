@@ -38,8 +38,8 @@ class Shuffles:
 
     def __init__(self, pairs: int, count: int, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.orders = torch.stack([torch.randperm(pairs, generator=generator) for _ in range(count)])
-        self.most = torch.zeros(count, dtype=torch.float64)
+        self.orders: Tensor = torch.stack([torch.randperm(pairs, generator=generator) for _ in range(count)])
+        self.most: Tensor = torch.zeros(count, dtype=torch.float64)
 
     def add(self, reached: Tensor) -> None:
         """Take account of one head at one pole.
