@@ -25,6 +25,7 @@ from zeropass.atlas.card import is_edited
 from zeropass.atlas.distributions import Neighbours, clouds, spreads
 from zeropass.atlas.neighbours import neighbours_of
 from zeropass.atlas.parquet_rows import rows_of
+from zeropass.atlas.schema import SCHEMA_VERSION
 from zeropass.atlas.summary import in_short, list_types_of, outside, overview, strengths, subheads, telling
 from zeropass.checkpoints.hub_files import Dataset, HubPath, open_dataset
 from zeropass.errors import BadAddress, BadAtlas, BadOption, NotFetched, NotPushed, ZeropassError
@@ -368,7 +369,7 @@ def test_the_card_says_what_it_is_and_an_edited_one_stays(hub: Hub, built: Path,
     assert "license: apache-2.0\n" in card
     assert "config_name: parameters\n  data_files: parameters.parquet\n  default: true" in card
     assert f'zp.open_atlas("{ADDRESS}")' in card
-    assert "schema version 5" in card
+    assert f"schema version {SCHEMA_VERSION}" in card
     zp.push_atlas(built, "owner/atlas")
     assert "license: unknown\n" in files_of(hub)["README.md"].decode()
     for edited in (card.replace("apache-2.0", "mit"), card + "More.\n", "# Mine\n"):
