@@ -20,7 +20,7 @@ import zeropass as zp
 from adapters import ALL, made
 from commands import Run
 from gguf_files import write_gguf
-from zeropass.arch.layout import INNER_NORMS, KEYS_AS_VALUES, Stored, expand, full_name, names_of, role_of
+from zeropass.arch.layout import INNER_NORMS, KEYS_AS_VALUES, Stored, expand, full_name, names_of, role_of, shares_of
 from zeropass.arch.rows import row_index
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import Float32, TensorSource
@@ -147,7 +147,7 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         assert all(change.moved == 1 for change in tensor_changes(pair)[0])
         layers = (0,) if layer is None else (layer,)
         differing |= {(role, n) for n in layers for role in base.matrices(n) if pair.change(role, n).norm}
-        role = role_of(what)
+        role = "mixer_in_bias" if what in shares_of("mixer_in_bias") else role_of(what)
         shared = {
             other
             for other, _, tensor, _ in places(base)
@@ -158,7 +158,9 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         parts = {other: (*base.layout.factors_of(other), base.layout.inner_norm(other)) for other in pair.roles}
         products = {other for other, names in parts.items() if what in names}
         of_products = products | ({what} if "latent" in what or what in INNER_NORMS.values() else set())
-        expected = {(other, place) for other in of_products or shared or {role if role in pair.roles else what}}
+        expected = {
+            (other, place) for other in of_products or shared or {role if role in pair.roles else mixer_bias or what}
+        }
         assert differing == expected, f"{name}: {what} at {layer}"
     for stored in sorted(set(base.source.names()) - set(every_stored(base)))[:4]:
         pair = Comparison(base, nudged(base, stored, (0,) * len(base.source.shape(stored))))

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from zeropass.arch.layout import PRODUCTS, expand, full_name, role_of
+from zeropass.arch.layout import PRODUCTS, expand, full_name, role_of, shares_of
 from zeropass.arch.roles import BY_TOKEN
 from zeropass.arch.wrappers import tower_name
 from zeropass.checkpoints.base import FLOATS, TensorSource
@@ -50,6 +50,10 @@ _IN_PRODUCTS = (*(up for up, _ in PRODUCTS.values()), "k_rotary")
 """Factors of the matrices of blocks, which change with them. Latents are compared, since their lengths count too."""
 
 
+_IN_MIXER_BIAS = shares_of("mixer_in_bias")[1:]
+"""Biases that are stored apart and are rows of one, as their weights are of one matrix."""
+
+
 def places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
     """Yield name and layer (None outside the blocks) of every canonical tensor of either model but block matrices."""
     base, tuned = pair.base, pair.tuned
@@ -60,7 +64,7 @@ def places(pair: Comparison) -> Iterator[tuple[str, int | None]]:
     if base.logit_table == tuned.logit_table == "embedding":
         in_layers.pop("unembedding", None)
     for what, layered in in_layers.items():
-        if role_of(what) not in pair.roles and what not in _IN_PRODUCTS:
+        if role_of(what) not in pair.roles and what not in (*_IN_PRODUCTS, *_IN_MIXER_BIAS):
             yield from ((what, layer) for layer in (range(base.dims.layers) if layered else (None,)))
 
 
