@@ -158,9 +158,8 @@ def test_every_tensor_of_every_family_is_compared(name: str, tmp_path: Path) -> 
         parts = {other: (*base.layout.factors_of(other), base.layout.inner_norm(other)) for other in pair.roles}
         products = {other for other, names in parts.items() if what in names}
         of_products = products | ({what} if "latent" in what or what in INNER_NORMS.values() else set())
-        expected = {
-            (other, place) for other in of_products or shared or {role if role in pair.roles else mixer_bias or what}
-        }
+        alone = role if role in (*pair.roles, "mixer_in_bias") else what
+        expected = {(other, place) for other in of_products or shared or {alone}}
         assert differing == expected, f"{name}: {what} at {layer}"
     for stored in sorted(set(base.source.names()) - set(every_stored(base)))[:4]:
         pair = Comparison(base, nudged(base, stored, (0,) * len(base.source.shape(stored))))
