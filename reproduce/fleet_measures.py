@@ -30,7 +30,7 @@ from zeropass.diff.changes import Comparison
 from zeropass.diff.effects import Effects, word_mask
 from zeropass.diff.findings import Answer, Finding, judged, unjudged
 from zeropass.diff.random_changes import DRAWS, RandomChanges
-from zeropass.diff.standouts import SILENT_VALUES
+from zeropass.diff.standouts import UNJUDGED_VALUES
 from zeropass.diff.values import through_values
 from zeropass.lens import Lens
 from zeropass.model.frames import Frames
@@ -114,8 +114,9 @@ def finding_of(row: Row) -> Finding:
     """Return what the verdict says of a fine-tune."""
     if "writes" not in row:
         return unjudged("it changes no matrix that writes to the residual stream, and no values")
-    finding = judged([z for _, z in row["writes"]["words"]], row["chance"], DRAWS, through=row.get("through", ""))
-    return unjudged(SILENT_VALUES) if finding.through and finding.answer == "nothing" else finding
+    if row.get("through"):
+        return unjudged(UNJUDGED_VALUES)
+    return judged([z for _, z in row["writes"]["words"]], row["chance"], DRAWS)
 
 
 def group_of(row: Row) -> str:

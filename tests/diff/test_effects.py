@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from zeropass.diff.changes import Change
 from zeropass.diff.effects import Effects, word_mask
 from zeropass.diff.findings import LEAD, MARGIN, judged, unjudged
 from zeropass.diff.random_changes import DRAWS, RandomChanges, drawn
-from zeropass.diff.standouts import SILENT_VALUES
+from zeropass.diff.standouts import UNJUDGED_VALUES
 from zeropass.diff.values import head_vectors
 from zeropass.errors import BadOption
 from zeropass.model.adapted import adapt
@@ -187,7 +188,7 @@ def test_head_vectors_have_the_gram_matrix_of_values_through_outputs() -> None:
         torch.testing.assert_close(vectors.T @ vectors, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-def test_a_word_planted_in_the_values_alone_is_named_through_the_outputs(frames: Frames, tmp_path: Path) -> None:
+def test_a_change_of_values_alone_is_not_judged_and_its_words_are_shown(frames: Frames, tmp_path: Path) -> None:
     base, draw = frames.model, torch.Generator().manual_seed(4)
     along = frames.rows("output.write").matrix[base.vocab.find(" music")[0]]
     planted, ordinary = {}, {}
@@ -200,16 +201,16 @@ def test_a_word_planted_in_the_values_alone_is_named_through_the_outputs(frames:
             added = torch.outer(column, seen)
             into["v", layer] = values + 0.1 * added * values.norm() / added.norm()
     difference = zp.compare(base, tuned(base, planted, tmp_path), frames=frames, progress=False)
-    assert (difference.finding.answer, difference.finding.through) == ("narrow", "o")
+    assert difference.finding == replace(unjudged(UNJUDGED_VALUES), through="o")
     assert difference.writes[0].token.token == " music"
     assert difference.writes[0].places == ()
-    assert "by the base's o" in difference.verdict[1]
+    assert "words that heads write of its values are no evidence" in difference.verdict[0]
     row = zp.screen(base, [tmp_path], progress=False)[0]
     assert (row.finding, row.writes[0].token.token) == (difference.finding, " music")
     with pytest.raises(BadOption, match="there are 0"):
         zp.thresholds_of(zp.screen(base, [tmp_path], progress=False))
     difference = zp.compare(base, tuned(base, ordinary, tmp_path), frames=frames, progress=False)
-    assert difference.finding == unjudged(SILENT_VALUES)
+    assert difference.finding == replace(unjudged(UNJUDGED_VALUES), through="o")
     assert difference.writes
 
 

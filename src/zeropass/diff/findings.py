@@ -86,7 +86,6 @@ def judged(
     draws: int,
     benign: Thresholds | None = None,
     random_lead: float = 0.0,
-    through: str = "",
 ) -> Finding:
     """Return the kind of a change.
 
@@ -97,7 +96,6 @@ def judged(
         benign: The excesses and leads that benign changes of the base reach: thresholds are where these end, but not
             below chance.
         random_lead: The lead of the first word over the tenth in a random change, the median of the draws.
-        through: The role of the base's matrices that the change writes through; empty if it writes itself.
     """
     first = excesses[0]
     lead = first - excesses[min(TENTH, len(excesses)) - 1]
@@ -114,7 +112,6 @@ def judged(
         threshold=threshold,
         lead_threshold=lead_threshold,
         benign=0 if benign is None else len(benign.changes),
-        through=through,
     )
 
 

@@ -176,11 +176,7 @@ def thresholds_of(screening: Screening) -> Thresholds:
         ...     print(str(error).rpartition("; ")[2])
         there are 1.
     """
-    judged = {
-        row.sha256: row
-        for row in screening.rows
-        if not row.error and row.finding.answer != "unjudged" and not row.finding.through
-    }
+    judged = {row.sha256: row for row in screening.rows if not row.error and row.finding.answer != "unjudged"}
     changes = (
         Benign(name=row.name, sha256=row.sha256, excess=row.finding.excess, lead=row.finding.lead)
         for row in judged.values()

@@ -1,6 +1,7 @@
 """The tokens that stand out in the effects of a change, and the kind of change that they make it."""
 
 import math
+from dataclasses import replace
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from zeropass.tokens.vocabulary import Vocabulary
 
 __all__ = ["finding_of", "standouts"]
 
-SILENT_VALUES = "it changes no matrix that writes, and what its values write through the base's o tells too little"
+UNJUDGED_VALUES = "it changes no matrix that writes, and words that heads write of its values are no evidence"
 """The reason why a change of values whose words do not stand out is not judged; docs/audit.md has the measurements."""
 
 
@@ -56,9 +57,8 @@ def finding_of(effects: Effects, random: RandomChanges, benign: Thresholds | Non
     """
     if "writes" not in effects.change.totals:
         return unjudged("it changes no matrix that writes to the residual stream, and no values")
+    if effects.through:  # of ordinary LoRAs of q and v of SmolLM2, one in six would be narrow (docs/audit.md)
+        return replace(unjudged(UNJUDGED_VALUES), through=effects.through)
     excess = effects.excess(random.ids)[random.words]
     highest = excess.topk(min(TENTH, len(excess))).values.tolist()
-    if effects.through:  # benign changes that write themselves are no measure of it
-        finding = judged(highest, random.chance, DRAWS, through=effects.through)
-        return unjudged(SILENT_VALUES) if finding.answer == "nothing" else finding
     return judged(highest, random.chance, DRAWS, benign, random.lead)

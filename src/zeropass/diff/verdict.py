@@ -436,8 +436,6 @@ def _answer(difference: Diff) -> Iterator[str]:
         yield f"NOT JUDGED: {finding.reason}."
     else:
         yield _ANSWERS[finding.answer].format(_words(difference.writes))
-        if finding.through:
-            yield "It changes no matrix that writes; these words are what heads write of its values, by the base's o."
         yield (
             f"The first word reaches {finding.excess:.1f} (many words from {finding.threshold:.1f}), "
             f"{finding.lead:.1f} more than the tenth (few words from {finding.lead_threshold:.1f}): {basis(finding)}."
