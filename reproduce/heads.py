@@ -38,7 +38,7 @@ MEASURES = {
     "copying": ("rank of the attended token in the measured effect", "induction score, repeated random tokens"),
     "closing": ("rank of the closing bracket in the measured effect",),
 }
-"""What each trait is held against."""
+"""The measure of the running model that each trait is held against."""
 
 Table = dict[str, np.ndarray]
 """A value of each head, (layers, heads), by the name of the measure."""

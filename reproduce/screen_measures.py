@@ -24,7 +24,7 @@ from zeropass.diff.random_changes import DRAWS
 from zeropass.diff.screen_results import Screened
 
 Rows = dict[str, tuple[Screened, dict[str, Any]]]
-"""What is screened, with its story, by name."""
+"""The changes that are screened, each with its story, by name."""
 
 
 def screened(base: str, folder: Path, out: Path) -> Rows:

@@ -449,17 +449,12 @@ class Lens(ShortRepr):
         Raises:
             BadAddress: The model has no such layer, or heads have no such map.
         """
-        layers = self._attending if layer is None else [layer]
+        layers = self.model.dims.attending if layer is None else [layer]
         places = [Address(at, "attn", head=head) for at in layers for head in range(self.model.dims.at(at).heads)]
         addresses = [f"{place}.{canonical_role(role)}" if role else str(place) for place in places]
         if layer is not None:
             require_head(self.model, parse(addresses[0]))
         return Parameters(addresses, self.explain)
-
-    @property
-    def _attending(self) -> list[int]:
-        """The layers with attention."""
-        return [layer for layer in range(self.model.dims.layers) if self.model.dims.has_site("attn", layer)]
 
     def _strengths(self, addresses: Sequence[str], frame: str | None) -> list[float]:
         """Return how telling the lists of neurons of one layer are (`strength`), the best list of each."""
@@ -497,7 +492,7 @@ class Lens(ShortRepr):
         layers = range(self.model.dims.layers)
         return [f"L{layer}.ff." for layer in layers if self.model.dims.has_site("ff", layer)] + [
             f"L{layer}.attn.{head}{suffix}"
-            for layer in self._attending
+            for layer in self.model.dims.attending
             for head in range(self.model.dims.at(layer).heads)
             for suffix in ("", ".qk", ".vo")
         ]
@@ -514,7 +509,7 @@ class Lens(ShortRepr):
     @property
     def map_frame(self) -> Frame:
         """The frame in which head maps are read by default."""
-        return "seen" if "seen" in self.frames.lens_frames else "token"
+        return self.frames.map_frame
 
     def _offset(self, role: str, frame: str, offset: int | None) -> int:
         """Return the given offset of a map, or the usual one if None is given."""

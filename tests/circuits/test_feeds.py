@@ -1,4 +1,4 @@
-"""What a parameter feeds and is fed by: cosines and shares the slow way, planted wires, and random ones in the null."""
+"""The parameters that one feeds and is fed by: slow twins, planted wires, and random ones in the null."""
 
 import json
 from pathlib import Path

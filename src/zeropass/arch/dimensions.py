@@ -273,6 +273,11 @@ class Dimensions(ShortRepr):
             return (self.laurel if site == "laurel" else self.ple) > 0
         return layer not in (self.no_mlp if site == "ff" else self.no_attention)
 
+    @property
+    def attending(self) -> list[int]:
+        """The layers with attention."""
+        return [layer for layer in range(self.layers) if self.has_site("attn", layer)]
+
     def written_scale(self, site: Site) -> float:
         """Return the factor of what a part of a layer adds to the stream."""
         return self.residual_scale * self.site_scales.get(site, 1.0)

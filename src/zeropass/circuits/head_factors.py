@@ -18,7 +18,7 @@ from zeropass.model.frames import Frames
 from zeropass.model.model import Model
 from zeropass.model.positions import qk_norm_at, turned_gain
 
-__all__ = ["LayerHeads", "attending", "head_addresses", "layer_heads", "require_wiring"]
+__all__ = ["LayerHeads", "head_addresses", "layer_heads", "require_wiring"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,11 +89,6 @@ def layer_heads(frames: Frames, layer: int, reads: Frame = "token", writes: Fram
     return LayerHeads(layer, *(rows(role) for role in ("q", "k", "v", "o")))
 
 
-def attending(model: Model) -> list[int]:
-    """Return the layers that have attention."""
-    return [layer for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)]
-
-
 def head_addresses(model: Model, layer: int) -> list[str]:
     """Return the addresses of the query heads of a layer."""
     return [f"L{layer}.attn.{head}" for head in range(model.dims.at(layer).heads)]
@@ -113,7 +108,7 @@ def require_wiring(model: Model) -> None:
         "queries, keys or values are made of a latent": any(layout.latent_of(role) for role in INPUTS),
         "queries and keys are centred before they meet": family.qk_norm and family.qk_norm_kind == "layer",
         "gains behind the rotation, or rules for long texts, weigh a part of each head": any(
-            turned_gain(model, layer) is not None for layer in attending(model)
+            turned_gain(model, layer) is not None for layer in model.dims.attending
         ),
         "each value is normed": family.value_normed,
         "heads have output gates": family.gated,
@@ -121,5 +116,5 @@ def require_wiring(model: Model) -> None:
     }
     if present := [reason for reason, holds in reasons.items() if holds]:
         raise CannotRun(f"{model.name}: its wiring is no matter of products of vectors alone: {'; '.join(present)}.")
-    if not attending(model):
+    if not model.dims.attending:
         raise CannotRun(f"{model.name} has no attention, and wiring is that of heads.")

@@ -14,7 +14,7 @@ from torch import Tensor
 from zeropass._io.progress import Progress
 from zeropass.circuits.composition import basis, concentration, shares, under_rotation, unit
 from zeropass.circuits.flow import Flow, stations
-from zeropass.circuits.head_factors import LayerHeads, attending, head_addresses, layer_heads
+from zeropass.circuits.head_factors import LayerHeads, head_addresses, layer_heads
 from zeropass.circuits.results import INPUTS, PairTable
 from zeropass.model.frames import Frames
 
@@ -39,7 +39,7 @@ def travelling(
     Yields:
         The layer, its heads and, by earlier layer, the rows as the heads meet them.
     """
-    model, attention = frames.model, set(attending(frames.model))
+    model, attention = frames.model, set(frames.model.dims.attending)
     rows: dict[int, Tensor] = {}
     for station in stations(model):
         layer, sites = station
@@ -63,7 +63,7 @@ def dimensions(frames: Frames) -> int:
 
 def pair_table(frames: Frames, flow: Flow, progress: Progress) -> PairTable:
     """Return the composition of all pairs of heads along one way, with nulls."""
-    layers = attending(frames.model)
+    layers = frames.model.dims.attending
     counts = [len(head_addresses(frames.model, layer)) for layer in layers]
     starts = dict(zip(layers, np.cumsum([0, *counts]).tolist(), strict=False))
     shape = len(INPUTS), sum(counts), sum(counts)

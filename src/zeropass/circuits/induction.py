@@ -21,7 +21,7 @@ from torch import Tensor
 from zeropass._io.progress import Progress
 from zeropass.arch.frame_names import Frame, space_of
 from zeropass.circuits.flow import Flow
-from zeropass.circuits.head_factors import attending, head_addresses, layer_heads
+from zeropass.circuits.head_factors import head_addresses, layer_heads
 from zeropass.circuits.head_pairs import travelling
 from zeropass.circuits.results import InductionHead
 from zeropass.errors import CannotRun
@@ -62,7 +62,7 @@ def previous_weights(frames: Frames, layer: int, seed: int = 0) -> Tensor:
         layer: The layer.
         seed: The seed of the tokens.
     """
-    block, frame = Block(frames.model, layer), "seen" if "seen" in frames.lens_frames else "token"
+    block, frame = Block(frames.model, layer), frames.map_frame
     ids = random_tokens(frames.model, _TEXTS * _TOKENS, seed)
     rows = frames.rows(space_of(frame, "read", layer)).matrix[ids].reshape(_TEXTS, _TOKENS, -1)
     at = torch.arange(_TOKENS, device=rows.device)
@@ -132,10 +132,10 @@ def induction(frames: Frames, progress: Progress) -> Iterator[InductionHead]:
 
     What the earlier head writes is met as it is: through the flow the same heads are named (docs/circuits.md).
     """
-    layers = attending(frames.model)
+    layers = frames.model.dims.attending
     weights = {layer: previous_weights(frames, layer) for layer in layers}
     chosen, diagonals = _chosen(weights), Diagonals(frames)
-    reads: Frame = "seen" if "seen" in frames.lens_frames else "token"
+    reads = frames.map_frame
     writes: Frame = "effect" if reads == "seen" else "output"
     writers: list[_Writer] = []
     for step, (layer, heads, rows) in enumerate(travelling(frames, Flow(frames.model, None), lambda heads: heads.o)):

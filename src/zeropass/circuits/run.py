@@ -10,7 +10,7 @@ from zeropass._io.progress import Progress, callback, shows_progress, waiting
 from zeropass.arch.frame_names import check_count
 from zeropass.circuits.feeds import feed_tables
 from zeropass.circuits.flow import paths_of, without_flow
-from zeropass.circuits.head_factors import attending, head_addresses, require_wiring
+from zeropass.circuits.head_factors import head_addresses, require_wiring
 from zeropass.circuits.head_pairs import dimensions, pair_table
 from zeropass.circuits.induction import induction, require_offsets
 from zeropass.circuits.measured import attention_scores, repeated_tokens
@@ -72,7 +72,7 @@ def head_pairs(
         model=model.name,
         lens=maps.facts.words if maps is not None and len(ways) > 1 else "",
         d=dimensions(opened.frames),
-        heads=tuple(address for layer in attending(model) for address in head_addresses(model, layer)),
+        heads=tuple(address for layer in model.dims.attending for address in head_addresses(model, layer)),
         tables=tuple(pair_table(opened.frames, flow, report) for flow in ways),
         notes=tuple(filter(None, (PAIRS_NOTE, without_flow(model, maps)))),
     )

@@ -134,7 +134,7 @@ class _View:
     @property
     def reads(self) -> Frame:
         """The frame of what is seen."""
-        return "seen" if "seen" in self.frames.lens_frames else "token"
+        return self.frames.map_frame
 
     @property
     def writes(self) -> Frame:

@@ -49,7 +49,7 @@ def attention(spaces: Spaces, activations: Activations, settings: Settings, tell
     """
     model = spaces.frames.model
     results: list[Result] = []
-    blocks = [Block(model, layer) for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)]
+    blocks = [Block(model, layer) for layer in model.dims.attending]
     turn = rotation(model.dims.d, settings.seed)
     noise = {block.layer: noise_heads(model.dims.d, block.dims.head_dim, settings) for block in blocks}
     truth = {

@@ -157,7 +157,7 @@ def _group(layer: int, role: str, random: bool, vectors: Tensor, scale: float) -
 def _heads(spaces: Spaces, activations: Activations, settings: Settings) -> Iterator[Group]:
     """Yield, for every layer, what heads write for tokens of the text and what ``vo`` predicts; then random heads."""
     model = spaces.frames.model
-    for layer in (layer for layer in range(model.dims.layers) if model.dims.has_site("attn", layer)):
+    for layer in model.dims.attending:
         scale = _strength(model, activations, layer, "attn")
         rows = {frame: spaces.rows(frame, layer, activations.at) for frame in spaces.map_frames}
         count = 2 * settings.written // 3 * 2

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from zeropass._io.short_repr import ShortRepr
-from zeropass.arch.frame_names import ALL_FRAMES, BARE, LENS_FRAMES, RELATIVE, USUAL_OFFSET, lens_map, space_of
+from zeropass.arch.frame_names import ALL_FRAMES, BARE, LENS_FRAMES, RELATIVE, USUAL_OFFSET, Frame, lens_map, space_of
 from zeropass.arch.roles import (
     MEMORY,
     OUTSIDE,
@@ -375,6 +375,11 @@ class Frames(ShortRepr):
             states = block.alone(self._embedded(part), attended, ids=_ids(part))
             out[part] = active(states, self.model.dims.d)
         return out
+
+    @property
+    def map_frame(self) -> Frame:
+        """The frame in which head maps are read by default."""
+        return "seen" if "seen" in self.lens_frames else "token"
 
     @staticmethod
     def right_frame(kind: str, frame: str) -> str:

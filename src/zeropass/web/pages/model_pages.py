@@ -62,14 +62,17 @@ def model(context: Context, measure: str | None = None, kind: str | None = None)
 
 
 def _model_json(context: Context, overview: Overview, *, is_first: bool) -> dict[str, Any]:
-    atlas, highlights = context.atlas, context.highlights
+    atlas = context.atlas
+    facts = {"model": atlas.model, "manifest": atlas.manifest, "proof": atlas.proof, "map": overview.to_json()}
+    if not is_first:
+        return facts
+    highlights = context.highlights
     begin = {
         "units": {depth.words: addresses for depth, addresses in highlights.units.items()},
         "heads": {role: [record.address for record in records] for role, records in highlights.maps.items()},
         "words": highlights.words,
     }
-    facts = {"model": atlas.model, "manifest": atlas.manifest, "proof": atlas.proof, "map": overview.to_json()}
-    return facts | ({"begin": begin} if is_first else {})
+    return facts | {"begin": begin}
 
 
 def _list_type(text: str) -> tuple[str, str]:
